@@ -1,0 +1,133 @@
+"""The command line before Hydra reads it, and its errors after."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = "HYDRA_FULL_ERROR"
+
+
+def prepare(arguments: Sequence[str]) -> list[str]:
+    """`resume=DIR` becomes DIR's stored overrides, then the later arguments, then hydra.run.dir=DIR.
+
+    Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it.
+    `trust` is not taken over: code is trusted only by typing it.
+    """
+    found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
+    if not found or found[-1] in ("auto", "null"):
+        return list(arguments)
+    directory = Path(found[-1]).expanduser()
+    record = directory / ".hydra" / "overrides.yaml"
+    with readable_errors(arguments):
+        if not record.is_file():
+            raise ValueError(f"resume={directory}: no run directory (it should hold .hydra/overrides.yaml)")
+        if "-m" in arguments or "--multirun" in arguments:
+            raise ValueError(
+                "resume=DIR goes on with one run; a sweep goes on with resume=auto and its hydra.sweep.dir"
+            )
+    import yaml
+
+    stored = [o for o in yaml.safe_load(record.read_text()) or [] if not o.startswith(("trust=", "resume=", "hydra."))]
+    later = [a for a in arguments if not a.startswith("resume=")]
+    return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto"]
+
+
+def quoted(value: str) -> str:
+    """As a value of Hydra's override grammar."""
+    return value if re.fullmatch(r"[\w./:-]+", value) else "'" + value.replace("'", "\\'") + "'"
+
+
+def trusted(arguments: Sequence[str]) -> list[str]:
+    """Packages typed as trust=[a,b] or trust=a. A configuration file cannot say this: it could be anybody's."""
+    typed = [a.partition("=")[2] for a in arguments if re.match(r"\+{0,2}trust=", a)]
+    return [name for name in re.split(r"[\[\],'\"\s]+", typed[-1]) if name] if typed else []
+
+
+@contextmanager
+def readable_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """One or two lines for what a user can mend; the traceback with debug=default or HYDRA_FULL_ERROR=1."""
+    full = os.environ.get(FULL, "0") not in ("", "0") or "debug=default" in arguments
+    os.environ[FULL] = "1"  # Hydra's own shortening gives way to ours
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; resume=<run directory> goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        text = explain(error, arguments)
+        if full or text is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if not full:
+            os.environ.pop(FULL, None)
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """What the user should know; None for a fault of ours, which deserves its traceback."""
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    foreign = next((e for e in chain if type(e).__module__.partition(".")[0] in ("hydra", "omegaconf")), None)
+    if foreign is not None:
+        return _hydra(chain, arguments)
+    own = chain[0]
+    if type(own) is ValueError or type(own).__name__ == "NonFinite":
+        return str(own)
+    if isinstance(own, RuntimeError) and "out of memory" in str(own):
+        return f"{str(own).splitlines()[0]}; a smaller batch_size, or engine.accumulate=2, needs less"
+    return None
+
+
+def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
+    """Hydra's and OmegaConf's messages, with the key, the value and the nearest right name."""
+    text = "\n".join(str(e) for e in chain)
+    typed = next((a for a in arguments if re.search(rf"'{re.escape(a.lstrip('+~').partition('=')[0])}'", text)), None)
+    if found := re.search(
+        r"Could not find '([\w/@.]+)/([^'/]+)'\s+Available options in '([^']+)':\s*((?:\s*\S+\n?)+)", text
+    ):
+        group, option, _, listed = found.groups()
+        options = [o for o in re.findall(r"^\s*([\w.-]+)\s*$", listed, re.M) if not o.startswith("_")]
+        return f"{group}={option}: no such option; {_near(option, options)}"
+    if found := re.search(r"Could not override '([^']+)'\.? ?(?:\s*No match in the defaults list)", text):
+        key = found.group(1)
+        return f"{typed or key}: no such key; {_near(key, _known_keys())}"
+    if found := re.search(r"full_key: ([\w.\[\]@]+)", text):
+        key = found.group(1)
+        if "not in struct" in text or "Could not override" in text:
+            return f"{typed or key}: no such key; {_near(key, _known_keys(arguments))}"
+        first = next(str(e) for e in reversed(chain)).splitlines()[0]
+        return f"{typed or key}: {first}"
+    if "Missing mandatory value" in text:
+        found_key = re.search(r"Missing mandatory value: ([\w.]+)", text)
+        return f"{found_key.group(1) if found_key else 'a value'} must be given, as {found_key.group(1) if found_key else 'key'}=..."
+    lines = [line.strip() for line in str(chain[0]).splitlines() if line.strip()]
+    return " ".join(lines[:2])
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    tail = word.rpartition(".")[2]
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = near or [k for k in known if k.rpartition(".")[2] == tail][:1]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    if near:
+        return f"nearest: {near[0]}"
+    return f"known: {', '.join(known[:12])}" if known else "see --help"
+
+
+def _known_keys(arguments: Sequence[str] = ()) -> list[str]:
+    """Every key of the configuration that the command line's group choices compose."""
+    from hydratune.assemble import known_keys
+
+    choices = [
+        a for a in arguments if re.fullmatch(r"(model|optimizer|schedule|dataset|freeze|runtime|stage)=[\w]+", a)
+    ]
+    return known_keys(choices)

@@ -1,0 +1,94 @@
+"""Which precision and memory layout computes fastest here: tried, not assumed, and remembered per machine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hydratune.models.network import Network
+from hydratune.randomness import derive_seed
+from hydratune.record.run import write_json
+from hydratune.runtime import Precision, Runtime
+from hydratune.types import Batch, LayerGroup, Task
+
+GAIN = 0.95  # a candidate replaces the plain one where it takes at most this share of its time
+REPEATS = 5
+
+
+def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtime, model: str) -> tuple[Precision, str]:
+    """(the fastest candidate, how it was found) for full training steps on such batches.
+
+    `model` identifies the network among others in the cache. Its weights are not touched.
+    """
+    candidates = runtime.candidates()
+    if len(candidates) == 1:
+        return candidates[0], "asked for"
+    device = runtime.describe()
+    key = f"{derive_seed(model, list(batch.inputs.shape), device['name'], device['threads'], torch.__version__, runtime.compile, *candidates):x}"
+    path = cache_file()
+    known = _read(path)
+    if key in known:
+        return Precision.parse(known[key]["chosen"]), f"probed earlier on this machine ({known[key]['seen']})"
+    times = _measure(network, task, batch, runtime, candidates)
+    plain = times[candidates[0]]
+    best = min(times, key=lambda c: times[c])
+    chosen = best if times[best] <= GAIN * plain else candidates[0]
+    seen = ", ".join(f"{c} {1000 * t:.1f} ms" for c, t in times.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": model[:200]}})
+    return chosen, f"probed ({seen})"
+
+
+def _measure(
+    network: Network, task: Task, batch: Batch, runtime: Runtime, candidates: Sequence[Precision]
+) -> dict[Precision, float]:
+    """Median seconds of a forward and backward pass, the candidates taking turns; hopeless ones leave early."""
+    trials = {}
+    for precision in candidates:
+        modules = copy.deepcopy([g.module for g in network.groups])
+        groups = [LayerGroup(g.name, m, g.names) for g, m in zip(network.groups, modules, strict=True)]
+        trials[precision] = Network(groups).to(runtime.torch_device, precision.memory_format)
+        for module in modules:
+            module.requires_grad_(True).train()
+    times: dict[Precision, list[float]] = {c: [] for c in candidates}
+    left = list(candidates)
+    for turn in range(REPEATS + 1):
+        for precision in left:
+            inputs = batch.inputs.contiguous(memory_format=precision.memory_format)
+            started = _now(runtime)
+            with runtime.choose(precision).autocast():
+                outputs = trials[precision].forward(inputs)
+            task.loss(outputs, batch).sum.backward()
+            if turn:  # the first one plans its kernels
+                times[precision].append(_now(runtime) - started)
+        if turn:
+            quickest = min(min(times[c]) for c in left)
+            left = [c for c in left if min(times[c]) <= 1.3 * quickest or c == candidates[0]]
+    return {c: statistics.median(t) for c, t in times.items()}
+
+
+def _now(runtime: Runtime) -> float:
+    if runtime.torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def cache_file() -> Path:
+    base = os.environ.get("HYDRATUNE_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hydratune"
+    )
+    return Path(base) / "precision.json"
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}

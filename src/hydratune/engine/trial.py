@@ -1,0 +1,363 @@
+"""A trial: one network with its optimizer, schedule and run directory."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from hydratune.engine.evaluate import evaluate
+from hydratune.layer_groups import parameter_names
+from hydratune.models.network import Network
+from hydratune.optim import Recipe, Schedule
+from hydratune.randomness import derive_seed
+from hydratune.record import checkpoint
+from hydratune.record.run import Run
+from hydratune.runtime import Runtime
+from hydratune.types import Batch, DataSpec, Features, Metrics, Phase, Task
+
+
+class NonFinite(RuntimeError):
+    """Loss or gradient is NaN or Inf; raised before the update, so the weights are still those of the last step."""
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Every how many steps to evaluate, save and log."""
+
+    eval_every: int
+    save_every: int
+    log_every: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a trial trains: the keys of `engine`."""
+
+    accumulate: int = 1  # micro-batches per step
+    clip: float | None = None  # largest gradient norm
+    ema: float | None = None  # decay of the weights' moving average
+    patience: int | None = None  # evaluations without improvement before it stops
+    eval_every: int | None = None  # steps; null: once an epoch
+    save_every: int | None = None  # steps; null: with every evaluation. The best and the last are kept
+    log_every: int = 50  # steps
+
+    def __post_init__(self) -> None:
+        for key in ("accumulate", "patience", "eval_every", "save_every", "log_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"engine.{key}={value}: at least 1")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"engine.clip={self.clip}: must be above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"engine.ema={self.ema}: between 0 and 1")
+
+    def cadence(self, steps_per_epoch: int) -> Cadence:
+        every = self.eval_every or steps_per_epoch
+        return Cadence(every, self.save_every or every, self.log_every)
+
+
+def fork(network: Network, cut: int) -> Network:
+    """The same groups below the cut, copies of their own from it on."""
+    own = copy.deepcopy([g.module for g in network.groups[cut:]])
+    tail = [type(g)(g.name, m, g.names) for g, m in zip(network.groups[cut:], own, strict=True)]
+    return Network([*network.groups[:cut], *tail])
+
+
+class Trial:
+    """Steps on features that a trunk hands it. Everything it does at a step is a function of that step's number."""
+
+    def __init__(
+        self,
+        network: Network,
+        phases: Sequence[Phase],
+        task: Task,
+        spec: DataSpec,
+        recipe: Recipe,
+        schedule: Schedule,
+        settings: Settings,
+        runtime: Runtime,
+        run: Run,
+        seed: int,
+    ) -> None:
+        self.network, self.phases, self.task, self.spec = network, tuple(phases), task, spec
+        self.recipe, self.schedule, self.settings = recipe, schedule, settings
+        self.runtime, self.run, self.seed = runtime, run, seed
+        self.num_steps = phases[-1].last_step
+        self.fork = min(p.cut for p in phases)  # below it nothing is ever this trial's own
+        self._parameters = network.parameters()
+        self.optimizer = recipe.build(network.groups, self._parameters)
+        ever = frozenset().union(*(p.trainable for p in phases))
+        self._averaged = {n: p for n, p in self._parameters.items() if n in ever} if settings.ema else {}
+        self._ema = {n: p.detach().clone() for n, p in self._averaged.items()}
+        self.best: dict[str, Any] = {}  # step and value of the best evaluation
+        self.last: dict[str, float] = {}  # the latest evaluation
+        self.since_best = 0
+        self.stopped: str | None = None  # why it ended before its last step
+        self._loss = torch.zeros((), device=runtime.torch_device)
+        self._norm = torch.zeros((), device=runtime.torch_device)
+        self._summed = 0  # steps in _loss
+        self.seconds = {"data": 0.0, "forward": 0.0, "backward": 0.0}
+        self._phase: Phase | None = None
+
+    # ---- phases
+
+    def phase_at(self, step: int) -> Phase:
+        return next(p for p in self.phases if p.first_step <= step < p.last_step)
+
+    def enter(self, phase: Phase) -> None:
+        """Fix what trains. Frozen groups go to eval, so their BatchNorm and dropout stand still."""
+        self._phase = phase
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in phase.trainable)
+            if name not in phase.trainable:
+                parameter.grad = None  # a zero gradient would still be decayed and carried by momentum
+        self._trainable = [self._parameters[n] for n in self._parameters if n in phase.trainable]
+        self.train_mode()
+        self._fingerprint = self._hash_of_frozen()
+        # A graph compiled for another phase trains nothing that has thawed since.
+        self._tail = torch.compile(self._run_tail) if self.runtime.compile else self._run_tail
+
+    def leave(self) -> None:
+        """The proof: what was frozen in this phase is bit for bit what it was."""
+        assert self._phase is not None
+        if self._hash_of_frozen() != self._fingerprint:
+            raise RuntimeError(f"phase {self._phase.name}: a frozen parameter or buffer changed")
+        self.run.update(frozen_unchanged=True)
+
+    def train_mode(self) -> None:
+        assert self._phase is not None
+        for group, names in zip(self.network.groups, parameter_names(self.network.groups), strict=True):
+            group.module.train(not self._phase.trainable.isdisjoint(names))
+
+    def _hash_of_frozen(self) -> str:
+        assert self._phase is not None
+        digest = hashlib.blake2b()
+        for name, parameter in self._parameters.items():
+            if name not in self._phase.trainable:
+                digest.update(_bytes(parameter))
+        for group in self.network.groups:
+            if not group.module.training:
+                for buffer in group.module.buffers():
+                    digest.update(_bytes(buffer))
+        return digest.hexdigest()
+
+    # ---- one step
+
+    def step(self, step: int, features: Features, batch: Batch, first: int) -> None:
+        """Update on `features`, the output of groups[:first] (the inputs themselves where first is 0)."""
+        phase = self._phase
+        if phase is None or not phase.first_step <= step < phase.last_step:
+            if phase is not None:
+                self.leave()
+            self.enter(self.phase_at(step))
+            phase = self._phase
+        assert phase is not None
+        factor = self.schedule.factor(step, self.num_steps) * phase.lr_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+        started = time.perf_counter()
+        micro = self.settings.accumulate
+        if micro == 1:
+            total, count = self._forward(step, 0, features, batch, first)
+            loss = total / count
+            forward = time.perf_counter()
+            loss.backward()
+        else:
+            # The loss is a sum: gradients add up, and are divided once by the global count.
+            loss, count = torch.zeros_like(self._loss), 0
+            for m, (part, sub) in enumerate(_micro_batches(features, batch, micro)):
+                total, samples = self._forward(step, m, part, sub, first)
+                total.backward()
+                loss += total.detach()
+                count += samples
+            torch._foreach_div_([p.grad for p in self._trainable if p.grad is not None], count)
+            loss /= count
+            forward = started  # the two alternate; both are counted as backward
+        norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
+        if not math.isfinite(norm):
+            self._refuse(step, float(loss), batch)
+        if self.settings.clip is not None:
+            clip_grads_with_norm_(self._trainable, self.settings.clip, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.settings.ema is not None:
+            weight = 1 - self.settings.ema
+            torch._foreach_lerp_(list(self._ema.values()), list(self._averaged.values()), weight)
+        self._loss += loss.detach()
+        self._norm = norm
+        self._summed += 1
+        self.seconds["forward"] += forward - started
+        self.seconds["backward"] += time.perf_counter() - forward
+
+    def _forward(self, step: int, micro: int, features: Features, batch: Batch, first: int) -> tuple[Tensor, int]:
+        assert self._phase is not None
+        self.runtime.seed_noise(derive_seed(self.seed, "noise", step, self.runtime.rank, micro))
+        with self.runtime.autocast():
+            if first < self._phase.cut:
+                with torch.no_grad():
+                    features = self.network.forward(features, first, self._phase.cut)
+            outputs = self._tail(features, max(first, self._phase.cut))
+        loss = self.task.loss(outputs, batch)
+        return loss.sum, loss.count
+
+    def _run_tail(self, features: Features, first: int) -> Features:
+        return self.network.forward(features, first)
+
+    def _refuse(self, step: int, loss: float, batch: Batch) -> None:
+        ids = batch.ids.tolist()
+        self.run.update(nonfinite={"step": step, "loss": loss, "sample_ids": ids})
+        raise NonFinite(
+            f"step {step}: {'loss' if not math.isfinite(loss) else 'gradient'} is not finite (loss {loss}); stopped "
+            f"before the update. Samples of the batch: {ids[:8]}{'...' if len(ids) > 8 else ''} (all in run.json). "
+            "A smaller optimizer.lr, engine.clip=1.0 or schedule.warmup_steps often helps"
+        )
+
+    # ---- evaluation and record
+
+    def evaluate(self, step: int, stream: Any, prefix: str = "val") -> Metrics:
+        """Measure after `step` updates, with the averaged weights where there are any; keep count of the best."""
+        with self.averaged_weights():
+            metrics = evaluate(self.network, self.task, stream, self.spec, self.runtime)
+        values = metrics.compute()
+        self.last = values
+        self.run.board.scalars({f"{prefix}/{k}": v for k, v in values.items()}, step)
+        score = values[self.task.monitor]
+        if not self.best or score > self.best["value"]:
+            self.best = {"step": step, "value": score, "metrics": values}
+            self.since_best = 0
+        else:
+            self.since_best += 1
+        if self.settings.patience is not None and self.since_best >= self.settings.patience:
+            self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
+        return metrics
+
+    def averaged_weights(self) -> _Swapped:
+        return _Swapped(self._averaged, self._ema)
+
+    def log(self, step: int, samples: int, seconds: float) -> dict[str, str]:
+        """Scalars of the steps since the last log; reads the device once. Returns what the live line shows."""
+        loss = float(self._loss) / max(self._summed, 1)
+        values = {"train/loss": loss, "train/grad_norm": float(self._norm)}
+        values["speed/images_per_second"] = samples / max(seconds, 1e-9)
+        values |= {f"time/{k}_ms": 1000 * v / max(self._summed, 1) for k, v in self.seconds.items()}
+        values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
+        values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
+        self.run.board.scalars(values, step)
+        self._loss.zero_()
+        self._summed = 0
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        return {"loss": f"{loss:.4f}", "images/s": f"{values['speed/images_per_second']:,.0f}"}
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of every layer group that trains, as the optimizer has it now."""
+        assert self._phase is not None
+        rate = {n: g["lr"] for g in self.optimizer.param_groups for n in g["names"]}
+        rows = zip(self.network.groups, parameter_names(self.network.groups), strict=True)
+        trained = {g.name: [n for n in names if n in self._phase.trainable] for g, names in rows}
+        return {name: rate[names[0]] for name, names in trained.items() if names}
+
+    # ---- checkpoint
+
+    def snapshot(self, step: int, **more: Any) -> checkpoint.Snapshot:
+        """Everything that the next step depends on."""
+        optimizer: dict[str, Tensor] = {}
+        for group in self.optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    if value is not None:
+                        optimizer[f"{name}|{key}"] = value
+        state = {
+            "step": step,
+            "num_steps": self.num_steps,
+            "best": self.best,
+            "last": self.last,
+            "since_best": self.since_best,
+            "loss": float(self._loss),
+            "grad_norm": float(self._norm),
+            "summed": self._summed,
+            "precision": str(self.runtime.chosen),
+            **more,
+        }
+        return checkpoint.Snapshot(self.network.state_dict(), optimizer, self._ema, state)
+
+    def restore(self, snapshot: checkpoint.Snapshot) -> int:
+        """Take up a snapshot; the step to go on with."""
+        self.network.load(snapshot.model)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in snapshot.optimizer.items():
+            name, _, field = key.rpartition("|")
+            tensors.setdefault(name, {})[field] = tensor
+        foreign = tensors.keys() - self._parameters.keys()
+        if foreign:
+            raise ValueError(f"checkpoint: optimizer state of unknown parameters {sorted(foreign)[:5]}")
+        for name, fields in tensors.items():
+            parameter = self._parameters[name]
+            self.optimizer.state[parameter] = {
+                k: v if k == "step" else v.to(parameter.device).to(memory_format=_layout(parameter))
+                for k, v in fields.items()
+            }
+        for name, tensor in snapshot.ema.items():
+            self._ema[name].copy_(tensor)
+        state = snapshot.state
+        self.best, self.last, self.since_best = state["best"], state["last"], state["since_best"]
+        self._loss.fill_(state["loss"])
+        self._norm = torch.tensor(state["grad_norm"])
+        self._summed = state["summed"]
+        return state["step"]
+
+
+class _Swapped:
+    """Within it the averaged weights are the network's."""
+
+    def __init__(self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> None:
+        self._pairs = [(p, averages[n]) for n, p in weights.items()]
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *error: object) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, average in self._pairs:
+            kept = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+
+def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[Features, Batch]]:
+    """Equal parts of a global batch; the last may be smaller."""
+    size = math.ceil(len(batch.ids) / count)
+    parts = zip(batch.inputs.split(size), batch.targets.split(size), batch.ids.split(size), strict=True)
+    shares = features.split(size)
+    return [(f, Batch(*part)) for f, part in zip(shares, parts, strict=True)]
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last and not tensor.is_contiguous() else torch.contiguous_format
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

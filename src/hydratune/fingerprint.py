@@ -1,0 +1,49 @@
+"""Which configurations give the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hydratune import __version__
+
+WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
+# Where things lie and how they are read changes no weight.
+PLACES = {"root", "download", "memory_mb", "workers", "log_every", "save_every"}
+
+
+def content(config: Mapping[str, Any], origin: str | None, files: str, precision: str) -> dict[str, Any]:
+    """What determines the weights of a run: no paths, devices or workers.
+
+    origin: hash of the weights it starts from; files: digest of a data set that no name identifies.
+    """
+    chosen = {key: _without_places(config[key]) for key in WEIGHTS}
+    if chosen["steps"] is not None:
+        chosen["epochs"] = None
+    return {**chosen, "origin": origin, "files": files, "precision": precision, "hydratune": __version__}
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """`key: old -> new` for every value that is not the same."""
+    result = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            result += differences(a, b, f"{where}{key}.")
+        elif a != b:
+            result.append(f"{where}{key}: {a} -> {b}")
+    return result
+
+
+def _without_places(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _without_places(v) for k, v in node.items() if k not in PLACES and v is not None}
+    return node

@@ -1,0 +1,101 @@
+"""A network is an ordered list of layer groups: stem first, head last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hydratune.types import Body, Features, LayerGroup
+
+
+class Network:
+    """Layer groups in execution order, the last of them the head.
+
+    The groups hold the modules; names come from the model that the modules were taken from, so that a state dict
+    reads as if the model had never been cut. A tied tensor belongs to its earliest user and is listed once.
+    """
+
+    def __init__(self, groups: Sequence[LayerGroup]) -> None:
+        names = [group.name for group in groups]
+        assert len(set(names)) == len(names), f"two layer groups share a name: {names}"
+        self.groups = tuple(groups)
+
+    def forward(self, features: Features, first: int = 0, last: int | None = None) -> Features:
+        """Run groups[first:last] on the output of groups[:first]; `inputs` are the features of group 0."""
+        for group in self.groups[first:last]:
+            features = group.module(features)
+        return features
+
+    def split(self, cut: int) -> tuple[Network, Network]:
+        """(trunk, tail): the groups before the cut and from it on. The groups are shared, not copied."""
+        return Network(self.groups[:cut]), Network(self.groups[cut:])
+
+    @property
+    def head(self) -> LayerGroup:
+        return self.groups[-1]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(_once((g.names[k], p) for g in self.groups for k, p in g.module.named_parameters()))
+
+    def buffers(self) -> dict[str, Tensor]:
+        return dict(_once((g.names[k], b) for g in self.groups for k, b in _saved_buffers(g.module)))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every parameter and persistent buffer by its name in the source model, not copied."""
+        return {**self.parameters(), **self.buffers()}
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Network:
+        for group in self.groups:
+            group.module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        return self
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors in by name; every one must exist here and fit."""
+        own = self.state_dict()
+        missing = own.keys() - tensors.keys()
+        foreign = tensors.keys() - own.keys()
+        if missing or foreign:
+            raise ValueError(f"checkpoint does not fit: missing {sorted(missing)[:5]}, unknown {sorted(foreign)[:5]}")
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def build_network(body: Body, head: nn.Module) -> Network:
+    """The body's groups and the head, under the names that the source model gives its tensors."""
+    by_identity = {id(t): name for name, t in _tensors(body.source)}
+    groups = []
+    for name, module in body.groups:
+        names = {k: by_identity.get(id(t), f"{name}.{k}") for k, t in _tensors(module)}
+        groups.append(LayerGroup(name, module, names))
+    groups.append(LayerGroup("head", head, {k: f"{body.head_name}.{k}" for k, _ in _tensors(head)}))
+    return Network(groups)
+
+
+def as_body(model: Body | nn.Module) -> Body:
+    """A user's own module: its `layer_groups()` where it has them, else one group that cannot be cut."""
+    if isinstance(model, Body):
+        return model
+    cut = getattr(model, "layer_groups", None)
+    groups = list(cut()) if cut is not None else [("body", model)]
+    return Body(source=model, groups=groups, in_channels=getattr(model, "in_channels", 3))
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    kept = module.state_dict(keep_vars=True).keys()
+    yield from ((k, b) for k, b in module.named_buffers() if k in kept)
+
+
+def _once(named: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
+    for name, tensor in named:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor

@@ -1,0 +1,225 @@
+"""Optimizers with a rate of their own per layer group, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hydratune.layer_groups import parameter_names
+from hydratune.types import LayerGroup
+
+
+class Recipe(ABC):
+    """Which optimizer, and the rate and weight decay of each parameter.
+
+    lr: the head's and every group's rate before `layer_decay` (lr * decay^(groups above it)) and
+    `head_lr_multiplier`. decay_norm_and_bias=False takes weight decay off biases and normalisation parameters
+    (every tensor with fewer than two dimensions).
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+        decay_norm_and_bias: bool = False,
+        **options: Any,
+    ) -> None:
+        for key, value in (("lr", lr), ("layer_decay", layer_decay), ("head_lr_multiplier", head_lr_multiplier)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"optimizer.{key}={value}: must be above 0")
+        if weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay={weight_decay}: must not be below 0")
+        self.lr, self.weight_decay = lr, weight_decay
+        self.layer_decay, self.head_lr_multiplier = layer_decay, head_lr_multiplier
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.options = options
+
+    @abstractmethod
+    def optimizer_class(self) -> type[torch.optim.Optimizer]: ...
+
+    def rate(self, index: int, num_groups: int) -> float:
+        """The rate of layer group `index` before the schedule."""
+        rate = self.lr * self.layer_decay ** (num_groups - 1 - index)
+        return rate * self.head_lr_multiplier if index == num_groups - 1 else rate
+
+    def build(self, groups: Sequence[LayerGroup], parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """Over all parameters, frozen or not, so that its groups are the same in every phase.
+
+        Parameters with equal settings share one parameter group; each carries `base_lr` and the `names` within.
+        """
+        by_setting: dict[tuple[float, float], list[str]] = {}
+        for i, names in enumerate(parameter_names(groups)):
+            for name in names:
+                decays = self.decay_norm_and_bias or parameters[name].ndim > 1
+                setting = (self.rate(i, len(groups)), self.weight_decay if decays else 0.0)
+                by_setting.setdefault(setting, []).append(name)
+        return self.optimizer_class()(
+            [
+                {"params": [parameters[n] for n in names], "names": names, "lr": lr, "base_lr": lr, "weight_decay": wd}
+                for (lr, wd), names in by_setting.items()
+            ],
+            **self.options,
+        )
+
+
+class SGD(Recipe):
+    """torch.optim.SGD"""
+
+    def __init__(
+        self,
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+        decay_norm_and_bias: bool = False,
+    ) -> None:
+        super().__init__(
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            momentum=momentum, nesterov=nesterov,
+        )  # fmt: skip
+
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        return torch.optim.SGD
+
+
+class AdamW(Recipe):
+    """torch.optim.AdamW (arXiv 1711.05101)"""
+
+    def __init__(
+        self,
+        lr: float,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        layer_decay: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+        decay_norm_and_bias: bool = False,
+    ) -> None:
+        super().__init__(
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            betas=tuple(betas), eps=eps,
+        )  # fmt: skip
+
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        return torch.optim.AdamW
+
+
+class Muon(Recipe):
+    """timm's Muon: orthogonalised momentum for matrices and convolutions, AdamW for the rest."""
+
+    def __init__(
+        self,
+        lr: float,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+        decay_norm_and_bias: bool = False,
+    ) -> None:
+        super().__init__(
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            momentum=momentum, nesterov=nesterov,
+        )  # fmt: skip
+
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        try:
+            from timm.optim import Muon as TimmMuon
+        except ImportError:
+            raise ValueError("optimizer=muon needs timm: pip install 'hydratune[muon]'") from None
+        return TimmMuon
+
+
+class Torch(Recipe):
+    """Any class of torch.optim by name; `options` are its own arguments."""
+
+    def __init__(
+        self,
+        name: str,
+        lr: float,
+        weight_decay: float = 0.0,
+        options: Mapping[str, Any] | None = None,
+        layer_decay: float = 1.0,
+        head_lr_multiplier: float = 1.0,
+        decay_norm_and_bias: bool = False,
+    ) -> None:
+        super().__init__(lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, **(options or {}))
+        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", "LBFGS")]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            raise ValueError(f"optimizer.name={name}: no such class in torch.optim; nearest: {(near or known)[0]}")
+        self.name = name
+
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        return getattr(torch.optim, self.name)
+
+
+class Schedule(ABC):
+    """Factor on every learning rate: linear warm-up, then `decay` over the share of steps after it."""
+
+    def __init__(self, warmup_steps: int | float = 0) -> None:
+        """warmup_steps: steps, or a share of them between 0.0 and 1.0."""
+        if warmup_steps < 0 or (isinstance(warmup_steps, float) and warmup_steps > 1):
+            raise ValueError(f"schedule.warmup_steps={warmup_steps}: steps, or a share of them between 0.0 and 1.0")
+        self.warmup_steps = warmup_steps
+
+    @abstractmethod
+    def decay(self, progress: float) -> float:
+        """progress: share of the steps after warm-up that are done, in [0, 1)."""
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """Pure: the factor for the update that takes step `step` (from 0) of `num_steps`."""
+        warmup = int(self.warmup_steps * num_steps) if isinstance(self.warmup_steps, float) else self.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        return self.decay((step - warmup) / max(num_steps - warmup, 1))
+
+
+class Constant(Schedule):
+    def decay(self, progress: float) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` (arXiv 1608.03983, without restarts)."""
+
+    def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps)
+        self.final = final
+
+    def decay(self, progress: float) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Linear(Schedule):
+    """A straight line from 1 to `final`."""
+
+    def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps)
+        self.final = final
+
+    def decay(self, progress: float) -> float:
+        return 1 + (self.final - 1) * progress
+
+
+class Steps(Schedule):
+    """Times `gamma` at each of `milestones`, shares of the steps after warm-up."""
+
+    def __init__(
+        self, warmup_steps: int | float = 0, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1
+    ) -> None:
+        super().__init__(warmup_steps)
+        self.milestones, self.gamma = tuple(milestones), gamma
+
+    def decay(self, progress: float) -> float:
+        return self.gamma ** sum(progress >= m for m in self.milestones)

@@ -1,0 +1,76 @@
+"""One claimed run directory that tells its own story."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hydratune.record.tensorboard import Board
+
+
+class Run:
+    """Claims a directory, keeps run.json current, and owns its checkpoints and its TensorBoard writer.
+
+    The claim is an advisory lock that the kernel drops with the process, so no stale one stays behind.
+    Raises ValueError where another live process has the directory.
+    """
+
+    def __init__(self, directory: Path, record: dict[str, Any], first_step: int = 0) -> None:
+        """first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it."""
+        self.directory = directory
+        self.checkpoints = directory / "checkpoints"
+        self._lock = claim(directory)
+        known = read_record(directory)
+        self.record: dict[str, Any] = {**known, **record, "status": "running"}
+        self.update()
+        self.board = Board(directory, first_step)
+
+    def update(self, **changes: Any) -> None:
+        """Change entries of run.json, atomically."""
+        self.record.update(changes)
+        write_json(self.directory / "run.json", self.record)
+
+    def table(self, name: str, markdown: str) -> None:
+        """A report as `<name>.md` and as text in TensorBoard."""
+        (self.directory / f"{name}.md").write_text(markdown + "\n")
+        self.board.text(name, markdown)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            self.update(status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
+        self.board.close()
+        os.close(self._lock)
+
+
+def claim(directory: Path) -> int:
+    """The descriptor that holds the directory until it is closed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ValueError(f"{directory} is in use by another live run") from None
+    return descriptor
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """run.json, or nothing where there is none yet."""
+    path = directory / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,44 @@
+"""The one TensorBoard writer of a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+class Board:
+    """Scalars, pictures, text and HParams in one event file, in the run directory itself."""
+
+    def __init__(self, directory: Path, first_step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        self._writer.add_text(tag, markdown, step)
+
+    def picture(self, tag: str, image: Tensor, step: int) -> None:
+        """image: [3, H, W] uint8"""
+        self._writer.add_image(tag, image, step)
+
+    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        """Into this run's own file: SummaryWriter.add_hparams would start a run of its own beneath it."""
+        from torch.utils.tensorboard.summary import hparams as summaries
+
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+        for summary in summaries(plain, dict(metrics)):
+            self._writer.file_writer.add_summary(summary)  # type: ignore[union-attr,no-untyped-call]
+        self.scalars(metrics, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,132 @@
+"""Where and in which numbers a run computes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The dtype of matrix products and convolutions, and the memory layout of images. Weights stay float32."""
+
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def __str__(self) -> str:
+        return ("bf16" if self.dtype == torch.bfloat16 else "fp32") + (" channels_last" if self.channels_last else "")
+
+    @staticmethod
+    def parse(text: str) -> Precision:
+        words = text.split()
+        return Precision(torch.bfloat16 if "bf16" in words else torch.float32, "channels_last" in words)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """device: auto, cpu, cuda, cuda:1 ...; precision: auto (probed), fp32 or bf16; threads: null leaves torch's own.
+
+    compile: torch.compile, once per phase. `chosen` is what the probe or a checkpoint settled.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    threads: int | None = None
+    chosen: Precision = Precision()
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"runtime.precision={self.precision}: one of {', '.join(PRECISIONS)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"runtime.threads={self.threads}: at least 1")
+        if self.device != "auto":
+            try:
+                kind = torch.device(self.device).type
+            except RuntimeError:
+                raise ValueError(f"runtime.device={self.device}: auto, cpu, cuda, cuda:1 or mps") from None
+            if kind == "cuda" and not torch.cuda.is_available():
+                raise ValueError(
+                    f"runtime.device={self.device}: torch sees no CUDA device here; auto takes what there is"
+                )
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def start(self) -> None:
+        """Settings of the process."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def choose(self, precision: Precision) -> Runtime:
+        return replace(self, chosen=precision)
+
+    def candidates(self) -> list[Precision]:
+        """What the probe may choose from, the plain one first."""
+        dtypes = {"fp32": [torch.float32], "bf16": [torch.bfloat16], "auto": [torch.float32]}[self.precision]
+        if self.precision == "auto" and bf16_units(self.torch_device):
+            dtypes = [torch.float32, torch.bfloat16]
+        return [Precision(dtype, layout) for dtype in dtypes for layout in (False, True)]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.chosen.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=self.chosen.dtype)
+
+    def seed_noise(self, seed: int) -> None:
+        """Dropout and other noise draw from the device's default generator."""
+        device = self.torch_device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+
+    def describe(self) -> dict[str, Any]:
+        device = self.torch_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+        return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": str(self.chosen)}
+
+
+def bf16_units(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = cpu_features()
+    return bool(features & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def cpu_features() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features"))]
+        return set(lines[0].split(":")[1].split()) if lines else set()
+    except OSError:
+        return set()
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        if names:
+            return f"{names[0]} ({os.cpu_count()} cores)"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

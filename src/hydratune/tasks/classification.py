@@ -1,0 +1,98 @@
+"""Classification: which of K classes an image belongs to."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydratune.types import Batch, DataSpec, Features, Loss
+
+
+class Classification:
+    """Cross-entropy; accuracy, top-5, macro F1 and accuracy per class. Validation accuracy selects."""
+
+    monitor = "accuracy"
+
+    def __init__(self, label_smoothing: float = 0.0, head_init: str = "standard") -> None:
+        """head_init: standard (torch's) or zero (as BiT-HyperRule has it, arXiv 1912.11370)."""
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
+        if head_init not in ("standard", "zero"):
+            raise ValueError(f"dataset.task.head_init={head_init}: standard or zero")
+        self.label_smoothing, self.head_init = label_smoothing, head_init
+
+    def build_head(self, features: Features, spec: DataSpec) -> nn.Module:
+        """features: [1, D] of one sample. A Linear D -> K."""
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"model: classification wants a body that returns [B, D], it returns {got}")
+        head = nn.Linear(features.shape[1], spec.num_classes)
+        if self.head_init == "zero":
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        return head
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Loss:
+        """outputs: [B, K] logits; float32 whatever the network computes in."""
+        total = F.cross_entropy(outputs.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
+        return Loss(total, len(outputs))
+
+    def metrics(self, spec: DataSpec, device: torch.device) -> ClassificationMetrics:
+        return ClassificationMetrics(spec, device)
+
+
+class ClassificationMetrics:
+    """A confusion matrix and counters on the device; nothing is read back before `compute`.
+
+    Also keeps the `keep` worst mistakes and the logits' verdicts that the pictures are made of.
+    """
+
+    def __init__(self, spec: DataSpec, device: torch.device, keep: int = 16) -> None:
+        k = spec.num_classes
+        self.spec, self.keep = spec, keep
+        self.confusion = torch.zeros(k, k, dtype=torch.int64, device=device)  # [true, predicted]
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self._count = 0
+        self.worst: list[tuple[float, int, int, int]] = []  # (loss, sample, true, predicted)
+        self._losses: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """outputs: [B, K] logits; targets [B] class numbers."""
+        logits, targets = outputs.float(), batch.targets
+        k = logits.shape[1]
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        predicted = logits.argmax(1)
+        self.confusion += torch.bincount(targets * k + predicted, minlength=k * k).view(k, k)
+        self._loss += losses.sum(dtype=torch.float64)
+        # In the top five unless five others are above: ties count for the sample, without a sort.
+        true = logits.gather(1, targets.unsqueeze(1))
+        self._top5 += ((logits > true).sum(1) < 5).sum()
+        self._count += len(targets)
+        wrong = torch.where(predicted != targets, losses, -1.0)
+        top = wrong.topk(min(self.keep, len(wrong)))
+        self._losses.append((top.values, batch.ids[top.indices], targets[top.indices], predicted[top.indices]))
+
+    def compute(self) -> dict[str, float]:
+        assert self._count
+        matrix = self.confusion.double().cpu()
+        hits, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        present = true > 0
+        f1 = (2 * hits / (true + said).clamp_min(1))[present | (said > 0)]
+        values, ids, targets, predicted = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
+        top = values.topk(min(self.keep, len(values)))
+        rows = zip(top.values.tolist(), *(t[top.indices].tolist() for t in (ids, targets, predicted)), strict=True)
+        self.worst = [row for row in rows if row[0] >= 0]
+        return {
+            "loss": float(self._loss) / self._count,
+            "accuracy": float(hits.sum()) / self._count,
+            "top5": float(self._top5) / self._count,
+            "macro_f1": float(f1.mean()),
+        }
+
+    def per_class(self) -> dict[str, float]:
+        """Accuracy (recall) of every class that has samples."""
+        matrix = self.confusion.double().cpu()
+        shares = (matrix.diagonal() / matrix.sum(1)).tolist()
+        return {name: s for name, s in zip(self.spec.class_names, shares, strict=True) if s == s}

@@ -1,0 +1,117 @@
+"""The types that carry the flow. No logic here.
+
+Shapes: B samples in a batch, C channels, H x W pixels, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Features = Any  # whatever one layer group hands to the next: a tensor, or any pytree of them
+Seed = int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One global batch, on the device, as the network sees it."""
+
+    inputs: Tensor  # [B, C, H, W] float, normalised
+    targets: Tensor  # [B] class numbers, or [B, K] probabilities after mixup or cutmix
+    ids: Tensor  # [B] position of each sample in its split, for reports
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What the network and its head must know of the data."""
+
+    input_shape: tuple[int, int, int]  # (C, H, W) of one sample before a grey image is made three channels
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGroup:
+    """A named module of the network, in execution order; maps features to features."""
+
+    name: str
+    module: nn.Module
+    names: Mapping[str, str]  # the module's own tensor names -> names in the model they came from
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps in which the set of trainable parameters is fixed."""
+
+    first_step: int
+    last_step: int  # exclusive
+    trainable: frozenset[str]  # parameter names
+    cut: int  # first group in which anything may change
+    name: str = ""
+    lr_scale: float = 1.0
+    norm: str = "frozen"  # statistics of a frozen group's BatchNorm: frozen with their group
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Sum and count, so that ragged batches are exact over micro-batches and ranks."""
+
+    sum: Tensor  # scalar
+    count: int
+
+
+@dataclass(frozen=True)
+class Body:
+    """A network without its head, as a model's constructor returns it."""
+
+    source: nn.Module  # the parameters keep the names they have here
+    groups: Sequence[tuple[str, nn.Module]]  # in execution order; the last returns [B, D]
+    head_name: str = "head"  # prefix of the head's parameters in the source model
+    in_channels: int | None = 3  # None: any
+    weights: Callable[[], tuple[str, Mapping[str, Tensor]]] | None = None  # where pretrained tensors come from
+
+
+class FreezeStrategy(Protocol):
+    """Pure: the same groups and steps give the same phases."""
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]: ...
+
+
+class Metrics(Protocol):
+    """Accumulates over an evaluation; reads back from the device once, in `compute`."""
+
+    def update(self, outputs: Tensor, batch: Batch) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...
+
+
+class Task(Protocol):
+    """The question asked of the data."""
+
+    monitor: str  # the metric that selects, larger is better
+
+    def build_head(self, features: Features, spec: DataSpec) -> nn.Module: ...
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Loss: ...
+
+    def metrics(self, spec: DataSpec, device: torch.device) -> Metrics: ...
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor when weights were loaded."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
+    initialised: dict[str, str] = field(default_factory=dict)  # name -> reason
+    trunk_share: float = 1.0  # share of the trunk's elements that were loaded
