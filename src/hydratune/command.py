@@ -24,13 +24,10 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     directory = Path(found[-1]).expanduser()
     record = directory / ".hydra" / "overrides.yaml"
-    with readable_errors(arguments):
-        if not record.is_file():
-            raise ValueError(f"resume={directory}: no run directory (it should hold .hydra/overrides.yaml)")
-        if "-m" in arguments or "--multirun" in arguments:
-            raise ValueError(
-                "resume=DIR goes on with one run; a sweep goes on with resume=auto and its hydra.sweep.dir"
-            )
+    if not record.is_file():
+        raise ValueError(f"resume={directory}: no run directory (it should hold .hydra/overrides.yaml)")
+    if "-m" in arguments or "--multirun" in arguments:
+        raise ValueError("resume=DIR goes on with one run; a sweep goes on with resume=auto and its hydra.sweep.dir")
     import yaml
 
     stored = [o for o in yaml.safe_load(record.read_text()) or [] if not o.startswith(("trust=", "resume=", "hydra."))]
@@ -49,11 +46,14 @@ def trusted(arguments: Sequence[str]) -> list[str]:
     return [name for name in re.split(r"[\[\],'\"\s]+", typed[-1]) if name] if typed else []
 
 
+def wants_traceback(arguments: Sequence[str]) -> bool:
+    """debug=default or HYDRA_FULL_ERROR=1"""
+    return os.environ.get(FULL, "0") not in ("", "0") or "debug=default" in arguments
+
+
 @contextmanager
-def readable_errors(arguments: Sequence[str]) -> Iterator[None]:
-    """One or two lines for what a user can mend; the traceback with debug=default or HYDRA_FULL_ERROR=1."""
-    full = os.environ.get(FULL, "0") not in ("", "0") or "debug=default" in arguments
-    os.environ[FULL] = "1"  # Hydra's own shortening gives way to ours
+def readable_errors(arguments: Sequence[str], traceback: bool) -> Iterator[None]:
+    """One or two lines for what a user can mend; everything where a traceback is wanted, or the fault is ours."""
     try:
         yield
     except KeyboardInterrupt:
@@ -61,13 +61,10 @@ def readable_errors(arguments: Sequence[str]) -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         text = explain(error, arguments)
-        if full or text is None:
+        if traceback or text is None:
             raise
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        if not full:
-            os.environ.pop(FULL, None)
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -100,15 +97,16 @@ def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'\.? ?(?:\s*No match in the defaults list)", text):
         key = found.group(1)
         return f"{typed or key}: no such key; {_near(key, _known_keys())}"
+    if "Missing mandatory value" in text:
+        missing = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Missing mandatory value: ([\w.]+)", text)
+        key = missing.group(1) if missing else "a value"
+        return f"{key} is not given; add {key}=..."
     if found := re.search(r"full_key: ([\w.\[\]@]+)", text):
         key = found.group(1)
         if "not in struct" in text or "Could not override" in text:
             return f"{typed or key}: no such key; {_near(key, _known_keys(arguments))}"
         first = next(str(e) for e in reversed(chain)).splitlines()[0]
         return f"{typed or key}: {first}"
-    if "Missing mandatory value" in text:
-        found_key = re.search(r"Missing mandatory value: ([\w.]+)", text)
-        return f"{found_key.group(1) if found_key else 'a value'} must be given, as {found_key.group(1) if found_key else 'key'}=..."
     lines = [line.strip() for line in str(chain[0]).splitlines() if line.strip()]
     return " ".join(lines[:2])
 

@@ -71,6 +71,11 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
     seed = config["seed"]
     shape = spec.input_shape
     body, network = _network(job, dataset, spec, seed)
+    train_split, val_split = dataset.split("train"), dataset.split("val")
+    steps_per_epoch = max(len(train_split) // min(config["batch_size"], len(train_split)), 1)
+    num_steps = config["steps"] or config["epochs"] * steps_per_epoch
+    phases = freeze.phases(network.groups, num_steps)
+    # All that can fail in this job has been tried; only now the pretraining that it may ask for.
     origin = _origin(job, body, screen)
     resumed = _resumable(job)
     made_of = content(
@@ -84,11 +89,7 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
             screen.line(f"{job.directory} is complete; nothing to do")
             return Result(job.directory, known["metrics"][f"val_{dataset.task.monitor}"], known)
 
-    train_split, val_split = dataset.split("train"), dataset.split("val")
     loaded = _load(network, origin, config["init_share"])
-    steps_per_epoch = max(len(train_split) // min(config["batch_size"], len(train_split)), 1)
-    num_steps = config["steps"] or config["epochs"] * steps_per_epoch
-    phases = freeze.phases(network.groups, num_steps)
 
     snapshot = checkpoint.load(resumed) if resumed is not None else None
     network.to(runtime.torch_device)
@@ -132,7 +133,7 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
             trial.restore(snapshot)
             screen.line(f"resuming {job.directory} from step {first_step} of {num_steps}")
         train_stream, val_stream = stream(train_split, dataset.augment), stream(val_split)
-        screen.line(f"{config['stage']}  {_label(job)}  ->  {job.directory}")
+        screen.line(f"{config['stage']}  {_label(job)}  ->  {_shown_path(job.directory)}")
         _show_reports(screen, run, job, loaded, network, phases, runtime, how)
         if snapshot is None:
             _show_batch(run, train_stream, spec)
@@ -196,7 +197,7 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
     snapshot = checkpoint.load(path)
     record = read_record(directory)
     lineage = {
-        "run": str(directory),
+        "run": str(_shown_path(directory)),
         "checkpoint": path.name,
         "sha256": checkpoint.model_hash(path),
         "averaged": bool(snapshot.ema),
@@ -224,6 +225,7 @@ def pretrained_run(job: Job, screen: Screen) -> Path:
         choices = {k.removesuffix("@pretrain." + k.partition("@")[0]): v for k, v in job.choices.items()}
         for group in ("dataset", "optimizer", "schedule"):
             choices[group] = job.choices.get(f"{group}@pretrain.{group}", choices.get(group, ""))
+        choices["freeze"], choices["stage"] = "none", "pretrain"
         name = f"auto-{choices.get('model', 'model')}-{choices.get('dataset', 'data')}-{wanted[:8]}"
         screen.line("init_from=auto: no finished run of this pretraining under outputs; it runs now")
         directory = home / name
@@ -316,6 +318,11 @@ def _refuse_changes(job: Job, known: Mapping[str, Any], made_of: Mapping[str, An
 # ---- what is shown
 
 
+def _shown_path(path: Path) -> Path:
+    """Relative to where the user is, if it lies there."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+
+
 def _label(job: Job) -> str:
     return "  ".join(f"{g}={job.choices[g]}" for g in ("model", "dataset", "freeze", "optimizer") if job.choices.get(g))
 
@@ -335,7 +342,7 @@ def _show_reports(
         rows = [
             ("loaded", len(loaded.loaded), ""),
             ("skipped", len(loaded.skipped), _some(loaded.skipped)),
-            ("initialised", len(loaded.initialised), _some(loaded.initialised)),
+            ("initialised", len(loaded.initialised), ", ".join(list(loaded.initialised)[:6])),
         ]
         title = f"weights from {loaded.source}: {loaded.trunk_share:.0%} of the trunk"
         screen.table(title, ("tensors", "count", "which and why"), rows)
@@ -344,7 +351,8 @@ def _show_reports(
         every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
         run.table("load", f"**{title}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every))
     rows = report.rows(network.groups, phases)
-    screen.table(f"what trains ({runtime.chosen}, {how})", report.COLUMNS, rows)
+    screen.table("what trains", report.COLUMNS, rows)
+    screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
     run.table("freeze", markdown_table(report.COLUMNS, rows))
 
 
@@ -395,7 +403,7 @@ def _finish(
     if parent:
         rows.insert(0, ["pretrain", run.record["lineage"]["run"], *_shown(parent, monitor), "", ""])
     screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
-    screen.line(f"run directory:  {job.directory}")
+    screen.line(f"run directory:  {_shown_path(job.directory)}")
     screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(config['outputs']))}")
     return Result(job.directory, metrics[f"val_{monitor}"], run.record)
 

@@ -17,10 +17,11 @@ class Screen:
     """The terminal. Where the output is no terminal, a plain line per evaluation instead of a live one."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+        width = None if sys.stdout.isatty() else 160  # a log file has room; a terminal has what it has
+        self.console = Console(file=sys.stdout, highlight=False, width=width)
 
     def line(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
