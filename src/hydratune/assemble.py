@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydratune import construct
 
@@ -44,9 +44,8 @@ def run_from_hydra(config: DictConfig, trust: Sequence[str]) -> float:
 
     hydra = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
     job = Job(
-        config=plain,
+        config=cast(dict[str, Any], plain),
         directory=Path(hydra.runtime.output_dir),
         choices={k: str(v) for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
         overrides=list(hydra.overrides.task),
@@ -103,7 +102,7 @@ def known_keys(choices: Sequence[str]) -> list[str]:
         names = []
         for key in node:
             names.append(f"{where}{key}")
-            child = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index,call-overload]
+            child = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
             if isinstance(child, dict):
                 names += walk(OmegaConf.create(child), f"{where}{key}.")
         return names

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydratune.overrides import quoted
+
 FULL = "HYDRA_FULL_ERROR"
 
 
@@ -33,11 +35,6 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     stored = [o for o in yaml.safe_load(record.read_text()) or [] if not o.startswith(("trust=", "resume=", "hydra."))]
     later = [a for a in arguments if not a.startswith("resume=")]
     return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto"]
-
-
-def quoted(value: str) -> str:
-    """As a value of Hydra's override grammar."""
-    return value if re.fullmatch(r"[\w./:-]+", value) else "'" + value.replace("'", "\\'") + "'"
 
 
 def trusted(arguments: Sequence[str]) -> list[str]:

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 TARGET = "_target_"
+COMPONENTS = tuple(
+    f"hydratune.{room}." for room in ("models", "data", "tasks", "freeze", "optim", "runtime", "engine.settings")
+)
 SUPPLIED = {"input_shape"}  # known from the data only: handed to the constructors that ask for them
 
 
@@ -29,8 +32,10 @@ class Parameter:
 
 def check(node: Any, where: str, trust: Sequence[str]) -> None:
     """Refuse, naming key, value and the nearest right one, whatever `construct` could not build. Raises ValueError."""
-    for path, target, keys in _nodes(node, where):
+    nodes = list(_nodes(node, where))
+    for path, target, _ in nodes:
         _check_target(path, target, trust)
+    for path, target, keys in nodes:
         if not target.startswith("hydratune."):
             continue
         parameters = _read_signature(target)
@@ -104,6 +109,8 @@ def _check_target(where: str, target: str, trust: Sequence[str]) -> None:
     words = target.split(".")
     if not all(w.isidentifier() for w in words) or len(words) < 2:
         raise ValueError(f"{where}.{TARGET}={target}: not the dotted name of a class or function")
+    if words[0] == "hydratune" and not target.startswith(COMPONENTS):
+        raise ValueError(f"{where}.{TARGET}={target}: not a component; those live in {', '.join(COMPONENTS)}")
     if words[0] != "hydratune" and words[0] not in trust:
         raise ValueError(
             f"{where}.{TARGET}={target}: hydratune runs no code of {words[0]} unless you trust it; "

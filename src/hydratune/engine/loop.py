@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from hydratune.data.stream import Stream
-from hydratune.engine.trial import Cadence, Trial
+from hydratune.engine.settings import Cadence
+from hydratune.engine.trial import Trial
 from hydratune.record import checkpoint
 from hydratune.record.progress import LiveLine
 

@@ -31,7 +31,8 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
     if len(candidates) == 1:
         return candidates[0], "asked for"
     device = runtime.describe()
-    key = f"{derive_seed(model, list(batch.inputs.shape), device['name'], device['threads'], torch.__version__, runtime.compile, *candidates):x}"
+    machine = (device["name"], device["threads"], torch.__version__, runtime.compile, runtime.keep_memory)
+    key = f"{derive_seed(model, list(batch.inputs.shape), *machine, *candidates):x}"
     path = cache_file()
     known = _read(path)
     if key in known:

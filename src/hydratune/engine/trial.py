@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import resource
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hydratune.engine.evaluate import evaluate
+from hydratune.engine.settings import Settings
+from hydratune.engine.state import Swapped, digest, load_optimizer_tensors, optimizer_tensors, peak_memory_mb
 from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
 from hydratune.optim import Recipe, Schedule
@@ -29,42 +27,6 @@ from hydratune.types import Batch, DataSpec, Features, Metrics, Phase, Task
 
 class NonFinite(RuntimeError):
     """Loss or gradient is NaN or Inf; raised before the update, so the weights are still those of the last step."""
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """Every how many steps to evaluate, save and log."""
-
-    eval_every: int
-    save_every: int
-    log_every: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a trial trains: the keys of `engine`."""
-
-    accumulate: int = 1  # micro-batches per step
-    clip: float | None = None  # largest gradient norm
-    ema: float | None = None  # decay of the weights' moving average
-    patience: int | None = None  # evaluations without improvement before it stops
-    eval_every: int | None = None  # steps; null: once an epoch
-    save_every: int | None = None  # steps; null: with every evaluation. The best and the last are kept
-    log_every: int = 50  # steps
-
-    def __post_init__(self) -> None:
-        for key in ("accumulate", "patience", "eval_every", "save_every", "log_every"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"engine.{key}={value}: at least 1")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"engine.clip={self.clip}: must be above 0")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"engine.ema={self.ema}: between 0 and 1")
-
-    def cadence(self, steps_per_epoch: int) -> Cadence:
-        every = self.eval_every or steps_per_epoch
-        return Cadence(every, self.save_every or every, self.log_every)
 
 
 def fork(network: Network, cut: int) -> Network:
@@ -142,15 +104,10 @@ class Trial:
 
     def _hash_of_frozen(self) -> str:
         assert self._phase is not None
-        digest = hashlib.blake2b()
-        for name, parameter in self._parameters.items():
-            if name not in self._phase.trainable:
-                digest.update(_bytes(parameter))
-        for group in self.network.groups:
-            if not group.module.training:
-                for buffer in group.module.buffers():
-                    digest.update(_bytes(buffer))
-        return digest.hexdigest()
+        trainable = self._phase.trainable
+        frozen: list[Tensor] = [p for name, p in self._parameters.items() if name not in trainable]
+        still = [b for g in self.network.groups if not g.module.training for b in g.module.buffers()]
+        return digest(frozen + still)
 
     # ---- one step
 
@@ -243,8 +200,8 @@ class Trial:
             self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
         return metrics
 
-    def averaged_weights(self) -> _Swapped:
-        return _Swapped(self._averaged, self._ema)
+    def averaged_weights(self) -> Swapped:
+        return Swapped(self._averaged, self._ema)
 
     def log(self, step: int, samples: int, seconds: float) -> dict[str, str]:
         """Scalars of the steps since the last log; reads the device once. Returns what the live line shows."""
@@ -272,12 +229,6 @@ class Trial:
 
     def snapshot(self, step: int, **more: Any) -> checkpoint.Snapshot:
         """Everything that the next step depends on."""
-        optimizer: dict[str, Tensor] = {}
-        for group in self.optimizer.param_groups:
-            for name, parameter in zip(group["names"], group["params"], strict=True):
-                for key, value in self.optimizer.state.get(parameter, {}).items():
-                    if value is not None:
-                        optimizer[f"{name}|{key}"] = value
         state = {
             "step": step,
             "num_steps": self.num_steps,
@@ -290,24 +241,12 @@ class Trial:
             "precision": str(self.runtime.chosen),
             **more,
         }
-        return checkpoint.Snapshot(self.network.state_dict(), optimizer, self._ema, state)
+        return checkpoint.Snapshot(self.network.state_dict(), optimizer_tensors(self.optimizer), self._ema, state)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Take up a snapshot; the step to go on with."""
         self.network.load(snapshot.model)
-        tensors: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in snapshot.optimizer.items():
-            name, _, field = key.rpartition("|")
-            tensors.setdefault(name, {})[field] = tensor
-        foreign = tensors.keys() - self._parameters.keys()
-        if foreign:
-            raise ValueError(f"checkpoint: optimizer state of unknown parameters {sorted(foreign)[:5]}")
-        for name, fields in tensors.items():
-            parameter = self._parameters[name]
-            self.optimizer.state[parameter] = {
-                k: v if k == "step" else v.to(parameter.device).to(memory_format=_layout(parameter))
-                for k, v in fields.items()
-            }
+        load_optimizer_tensors(self.optimizer, self._parameters, snapshot.optimizer)
         for name, tensor in snapshot.ema.items():
             self._ema[name].copy_(tensor)
         state = snapshot.state
@@ -318,46 +257,9 @@ class Trial:
         return state["step"]
 
 
-class _Swapped:
-    """Within it the averaged weights are the network's."""
-
-    def __init__(self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> None:
-        self._pairs = [(p, averages[n]) for n, p in weights.items()]
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *error: object) -> None:
-        self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for parameter, average in self._pairs:
-            kept = parameter.clone()
-            parameter.copy_(average)
-            average.copy_(kept)
-
-
 def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[Features, Batch]]:
     """Equal parts of a global batch; the last may be smaller."""
     size = math.ceil(len(batch.ids) / count)
     parts = zip(batch.inputs.split(size), batch.targets.split(size), batch.ids.split(size), strict=True)
     shares = features.split(size)
     return [(f, Batch(*part)) for f, part in zip(shares, parts, strict=True)]
-
-
-def _layout(tensor: Tensor) -> torch.memory_format:
-    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last and not tensor.is_contiguous() else torch.contiguous_format
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -14,7 +14,7 @@ def rows(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[st
     """One row per phase."""
     sizes = {g.names[k]: p.numel() for g in groups for k, p in g.module.named_parameters()}
     total = sum(sizes.values())
-    result = []
+    result: list[tuple[str, ...]] = []
     for phase in phases:
         trainable = sum(n for name, n in sizes.items() if name in phase.trainable)
         owners = [

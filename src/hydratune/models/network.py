@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hydratune.types import Body, Features, LayerGroup
+
+T = TypeVar("T", bound=Tensor)
 
 
 class Network:
@@ -93,7 +96,7 @@ def _saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((k, b) for k, b in module.named_buffers() if k in kept)
 
 
-def _once(named: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _once(named: Iterator[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     seen: set[int] = set()
     for name, tensor in named:
         if id(tensor) not in seen:

@@ -49,7 +49,7 @@ def small_resnet(depth: int = 20) -> Body:
         layer = nn.Sequential(*blocks)
         source.add_module(f"layer{i}", layer)
         groups.append((f"layer{i}", layer))
-    groups[-1] = ("layer3", nn.Sequential(source.layer3, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    groups[-1] = ("layer3", nn.Sequential(groups[-1][1], nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     for module in source.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)  # He et al. 2015 (arXiv 1502.01852), as section 3.4 says

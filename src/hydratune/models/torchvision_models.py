@@ -60,7 +60,7 @@ def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
     kinds = models.get_model_weights(name)
     if weights != "DEFAULT" and weights not in kinds.__members__:
         return weights, read_tensors(weights)
-    chosen = kinds[weights]  # type: ignore[misc]
+    chosen = kinds[weights]
     try:
         return f"torchvision {chosen}", chosen.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # URLError is one
@@ -119,7 +119,7 @@ def _resnet(m: Any, small: bool) -> Groups:
 
 
 def _vgg(m: Any, small: bool) -> Groups:
-    """One group per stage, each ending in its pooling; at 32 px the head sits on the last stage, as CIFAR's VGG has it."""
+    """A group per stage, each ending in its pooling; at 32 px the head sits on the last stage, as in CIFAR's VGG."""
     groups: Groups = []
     stage: list[nn.Module] = []
     for layer in m.features:

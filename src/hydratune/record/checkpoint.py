@@ -95,7 +95,7 @@ def steps(directory: Path) -> list[int]:
 
 def newest_valid(directory: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that verifies, complaints about newer ones that do not)."""
-    complaints = []
+    complaints: list[str] = []
     for step in reversed(steps(directory)):
         path = directory / f"step-{step:08d}"
         try:

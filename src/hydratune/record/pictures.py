@@ -29,7 +29,7 @@ def grid(images: Tensor, columns: int = 8, smallest: int = 64) -> Tensor:
     images = F.pad(images, (2, 2, 2, 2))
     rows = math.ceil(len(images) / columns)
     images = torch.cat([images, images.new_zeros(rows * columns - len(images), *images.shape[1:])])
-    b, c, h, w = images.shape
+    _, c, h, w = images.shape
     return images.view(rows, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, rows * h, columns * w).contiguous()
 
 

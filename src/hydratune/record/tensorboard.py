@@ -34,7 +34,7 @@ class Board:
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
         for summary in summaries(plain, dict(metrics)):
-            self._writer.file_writer.add_summary(summary)  # type: ignore[union-attr,no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)
 
     def flush(self) -> None:

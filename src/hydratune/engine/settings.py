@@ -1,0 +1,41 @@
+"""How a trial trains, and how often it looks up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Every how many steps to evaluate, save and log."""
+
+    eval_every: int
+    save_every: int
+    log_every: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a trial trains: the keys of `engine`."""
+
+    accumulate: int = 1  # micro-batches per step
+    clip: float | None = None  # largest gradient norm
+    ema: float | None = None  # decay of the weights' moving average
+    patience: int | None = None  # evaluations without improvement before it stops
+    eval_every: int | None = None  # steps; null: once an epoch
+    save_every: int | None = None  # steps; null: with every evaluation. The best and the last are kept
+    log_every: int = 50  # steps
+
+    def __post_init__(self) -> None:
+        for key in ("accumulate", "patience", "eval_every", "save_every", "log_every"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"engine.{key}={value}: at least 1")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"engine.clip={self.clip}: must be above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"engine.ema={self.ema}: between 0 and 1")
+
+    def cadence(self, steps_per_epoch: int) -> Cadence:
+        every = self.eval_every or steps_per_epoch
+        return Cadence(every, self.save_every or every, self.log_every)

@@ -1,0 +1,126 @@
+"""Where a run's first weights come from: nothing, a file, a run directory, or a pretraining made now."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hydratune import construct
+from hydratune.assemble import Job
+from hydratune.data.dataset import Dataset
+from hydratune.fingerprint import content, fingerprint
+from hydratune.overrides import as_overrides
+from hydratune.pretrained import read_tensors
+from hydratune.record import checkpoint
+from hydratune.record.progress import Screen
+from hydratune.record.run import read_record, write_json
+from hydratune.runtime import Runtime
+from hydratune.story import shown_path
+from hydratune.types import Body
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first weights come from."""
+
+    said: str  # what the configuration calls it
+    tensors: Mapping[str, torch.Tensor] | None = None
+    hash: str | None = None
+    lineage: Mapping[str, Any] | None = None
+
+
+def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], Path]) -> Origin:
+    """Follow `init_from`; `pretrain` runs the job that `auto` asks for, once, and names its directory."""
+    asked = job.config["init_from"]
+    if asked in (None, "auto") and body.weights is not None:
+        said, tensors = body.weights()
+        return Origin(f"model.weights: {said}", tensors, hash=f"weights:{said}", lineage={"weights": said})
+    if asked is None:
+        return Origin("nothing: random initialisation")
+    if asked == "auto":
+        return _from_run(_pretrained_run(job, screen, pretrain))
+    path = Path(asked).expanduser()
+    if (path / checkpoint.MANIFEST).is_file():
+        return _from_checkpoint(path, path.parent.parent)
+    if (path / "checkpoints").is_dir():
+        return _from_run(path)
+    if not path.exists():
+        raise ValueError(f"init_from={asked}: no such run directory, checkpoint or file of tensors")
+    return Origin(str(path), read_tensors(path), checkpoint.sha256(path), {"file": str(path)})
+
+
+def _from_run(directory: Path) -> Origin:
+    """The best checkpoint of a run directory."""
+    newest, _ = checkpoint.newest_valid(directory / "checkpoints")
+    if newest is None:
+        raise ValueError(f"init_from={directory}: this run directory holds no whole checkpoint")
+    best = checkpoint.load(newest).state["best"].get("step")
+    chosen = directory / "checkpoints" / f"step-{best or 0:08d}"
+    return _from_checkpoint(chosen if (chosen / checkpoint.MANIFEST).is_file() else newest, directory)
+
+
+def _from_checkpoint(path: Path, directory: Path) -> Origin:
+    snapshot = checkpoint.load(path)
+    record = read_record(directory)
+    lineage = {
+        "run": str(shown_path(directory)),
+        "checkpoint": path.name,
+        "sha256": checkpoint.model_hash(path),
+        "averaged": bool(snapshot.ema),
+        "metrics": record.get("metrics"),
+        "parent": record.get("lineage"),
+    }
+    return Origin(str(path), {**snapshot.model, **snapshot.ema}, checkpoint.model_hash(path), lineage)
+
+
+def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
+    """The finished run that the `pretrain` node describes: found by its fingerprint, or made now, by one process."""
+    config = {**job.config, **job.config["pretrain"], "stage": "pretrain", "init_from": None, "resume": "auto"}
+    config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing"}
+    data: Dataset = construct.construct(config["dataset"], "pretrain.dataset", job.trust)
+    runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
+    wanted = fingerprint(content(config, None, data.files(), runtime.precision))
+    outputs = Path(config["outputs"])
+    home = outputs / "pretrain"
+    with _locked(home / f".pretrain-{wanted[:12]}.lock", screen):
+        for found in sorted(outputs.glob("*/*/run.json")) + sorted(outputs.glob("sweeps/*/*/run.json")):
+            known = json.loads(found.read_text())
+            if known.get("fingerprint") == wanted and known.get("status") == "complete":
+                screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known.get('ended', '')}")
+                return found.parent
+        choices = {k.removesuffix("@pretrain." + k.partition("@")[0]): v for k, v in job.choices.items()}
+        for group in ("dataset", "optimizer", "schedule"):
+            choices[group] = job.choices.get(f"{group}@pretrain.{group}", choices.get(group, ""))
+        choices["freeze"], choices["stage"] = "none", "pretrain"
+        name = f"auto-{choices.get('model', 'model')}-{choices.get('dataset', 'data')}-{wanted[:8]}"
+        screen.line("init_from=auto: no finished run of this pretraining under outputs; it runs now")
+        directory = home / name
+        overrides = as_overrides(config, choices)
+        _record_overrides(directory, overrides)
+        pretraining = Job(config, directory, choices, overrides, job.text, job.trust, sweep=job.sweep)
+        return pretrain(pretraining)
+
+
+def _record_overrides(directory: Path, overrides: list[str]) -> None:
+    (directory / ".hydra").mkdir(parents=True, exist_ok=True)
+    write_json(directory / ".hydra" / "overrides.yaml", overrides)  # JSON is YAML
+
+
+@contextmanager
+def _locked(path: Path, screen: Screen) -> Iterator[None]:
+    """One process at a time; the others wait. The kernel lets go of it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            screen.line("init_from=auto: another job is running this pretraining; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

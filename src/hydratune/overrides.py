@@ -1,0 +1,41 @@
+"""Values and configurations in Hydra's override grammar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def quoted(value: str) -> str:
+    """A word that the grammar reads back as itself."""
+    return value if re.fullmatch(r"[\w./:-]+", value) else "'" + value.replace("'", "\\'") + "'"
+
+
+def literal(value: Any) -> str:
+    """A value out of a configuration, to be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(literal(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+
+def as_overrides(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
+    """A command line that gives this configuration, for the run directory's record."""
+
+    def leaves(node: Any, where: str) -> Iterator[str]:
+        if isinstance(node, Mapping) and node:
+            for key, value in node.items():
+                if key != "_target_":
+                    yield from leaves(value, f"{where}.{key}")
+        else:
+            yield f"++{where}={literal(node)}"
+
+    groups = [f"{g}={choices[g]}" for g in ("model", "dataset", "optimizer", "schedule") if choices.get(g)]
+    values = [v for key in ("model", "dataset", "optimizer", "schedule", "engine") for v in leaves(config[key], key)]
+    plain = [f"{k}={literal(config[k])}" for k in ("seed", "epochs", "steps", "batch_size", "outputs")]
+    runtime = list(leaves(config["runtime"], "runtime"))
+    return ["stage=pretrain", *groups, *plain, *values, *runtime]

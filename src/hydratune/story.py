@@ -1,0 +1,112 @@
+"""What a run tells the person who looks: tables on the screen, pictures and text in TensorBoard."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hydratune import __version__
+from hydratune.assemble import Job
+from hydratune.data.stream import Stream
+from hydratune.freeze import report
+from hydratune.models.network import Network
+from hydratune.record import pictures
+from hydratune.record.progress import Screen, markdown_table
+from hydratune.record.run import Run
+from hydratune.runtime import Runtime
+from hydratune.types import DataSpec, LoadReport, Phase
+
+
+def shown_path(path: Path) -> Path:
+    """Relative to where the user is, if it lies there."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+
+
+def label(job: Job) -> str:
+    return "  ".join(f"{g}={job.choices[g]}" for g in ("model", "dataset", "freeze", "optimizer") if job.choices.get(g))
+
+
+def show_reports(
+    screen: Screen,
+    run: Run,
+    job: Job,
+    loaded: LoadReport | None,
+    network: Network,
+    phases: Sequence[Phase],
+    runtime: Runtime,
+    how: str,
+) -> None:
+    run.board.text("config", f"```yaml\n{job.text}\n```")
+    if loaded is not None:
+        counts = [
+            ("loaded", len(loaded.loaded), ""),
+            ("skipped", len(loaded.skipped), _some(loaded.skipped)),
+            ("initialised", len(loaded.initialised), ", ".join(list(loaded.initialised)[:6])),
+        ]
+        title = f"weights from {loaded.source}: {loaded.trunk_share:.0%} of the trunk"
+        screen.table(title, ("tensors", "count", "which and why"), counts)
+        every = [(n, "loaded", "") for n in loaded.loaded]
+        every += [(n, "skipped", why) for n, why in loaded.skipped.items()]
+        every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
+        run.table("load", f"**{title}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every))
+    rows = report.rows(network.groups, phases)
+    screen.table("what trains", report.COLUMNS, rows)
+    screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
+    run.table("freeze", markdown_table(report.COLUMNS, rows))
+
+
+def _some(reasons: Mapping[str, str], most: int = 3) -> str:
+    shown = [f"{name}: {why}" for name, why in list(reasons.items())[:most]]
+    return "; ".join(shown) + (f"; and {len(reasons) - most} more (load.md)" if len(reasons) > most else "")
+
+
+def show_batch(run: Run, train_stream: Stream, spec: DataSpec) -> None:
+    batch = next(train_stream.batches(0, 1))
+    run.board.picture("batch", pictures.grid(pictures.visible(batch.inputs[:32], spec.mean, spec.std)), 0)
+
+
+def shown(metrics: Mapping[str, float], monitor: str) -> list[str]:
+    return [f"{metrics[k]:.4f}" if k in metrics else "-" for k in (f"val_{monitor}", f"test_{monitor}")]
+
+
+def show_mistakes(run: Run, seen: Any, val_stream: Stream, spec: DataSpec, step: int) -> None:
+    names = spec.class_names
+    per_class = seen.per_class()
+    run.board.text(
+        "val/per_class", markdown_table(("class", "accuracy"), [(k, f"{v:.4f}") for k, v in per_class.items()])
+    )
+    run.board.picture("val/confusion", pictures.confusion(seen.confusion, names), step)
+    if seen.worst:
+        ids = torch.tensor([row[1] for row in seen.worst], device=val_stream.device)
+        captions = [f"{names[true][:22]}\ntaken for {names[said][:22]}" for _, _, true, said in seen.worst]
+        images = pictures.visible(val_stream.images(ids), spec.mean, spec.std)
+        run.board.picture("val/worst_mistakes", pictures.mistakes(images, captions), step)
+
+
+def hparams(job: Job) -> dict[str, Any]:
+    """What was chosen and what was typed; one column each in TensorBoard's HPARAMS tab."""
+    groups = ("model", "dataset", "freeze", "optimizer", "schedule")
+    shown = {g: job.choices.get(g, "") for g in groups}
+    shown |= {"optimizer.lr": job.config["optimizer"]["lr"], "seed": job.config["seed"]}
+    shown |= {"batch_size": job.config["batch_size"]}
+    for override in job.overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in shown and not key.startswith(("hydra", "outputs", "name", "resume", "trust", "test", "stage")):
+            shown[key] = value
+    return shown
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "safetensors")
+    return {"hydratune": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,76 @@
+"""Shared fixtures: a private cache, jobs composed and run in this process, the command in another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+TINY = ["dataset.train=200", "dataset.val=100", "dataset.test=100", "batch_size=32", "runtime.precision=fp32"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes what the machine remembers of precisions."""
+    os.environ["HYDRATUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The real data; tests that need it are skipped where it is absent."""
+    root = Path(os.environ.get("HYDRATUNE_DATA", "data"))
+    if not (root / "FashionMNIST" / "raw").is_dir():
+        pytest.skip(f"no real data: {root}/FashionMNIST is absent (set HYDRATUNE_DATA)")
+    return root
+
+
+def compose_config(overrides: list[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from hydratune.assemble import config_directory
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return compose("config", overrides=overrides, return_hydra_config=True)
+
+
+def make_job(overrides: list[str], directory: Path, sweep: bool = False, trust: tuple[str, ...] = ()) -> Any:
+    """The job that `hydratune <overrides>` would run in `directory`."""
+    from omegaconf import OmegaConf
+
+    from hydratune.assemble import Job, validate
+
+    config = compose_config([*overrides, f"outputs={directory / 'outputs'}", "name=test"])
+    choices = {k: str(v) for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    job = Job(plain, directory / "run", choices, overrides, OmegaConf.to_yaml(config), trust, sweep)
+    validate(job)
+    return job
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Any]:
+    """Run a tiny job of these overrides to its end; the result."""
+
+    def run_overrides(*overrides: str, directory: Path | None = None, **options: Any) -> Any:
+        from hydratune.job import run_job
+
+        return run_job(make_job([*TINY, *overrides], directory or tmp_path, **options))
+
+    return run_overrides
+
+
+def hydratune(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "hydratune", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
+    )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Every YAML composes and builds; what is wrong is refused in a line or two."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydratune import construct
+from hydratune.assemble import config_directory, validate
+from tests.conftest import compose_config, hydratune, make_job
+
+CONF = config_directory()
+GROUPS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime")
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+NEEDED = {"model=torchvision": ["model.name=mobilenet_v3_small"], "freeze=pattern": ["freeze.train=[head]"]}
+
+
+@pytest.mark.parametrize("choice", [f"{g}={o}" for g in GROUPS for o in options(g)])
+def test_every_option_composes_and_builds(choice: str, tmp_path: Path) -> None:
+    group, option = choice.split("=")
+    job = make_job(["stage=pretrain", choice, *NEEDED.get(choice, [])], tmp_path)
+    if option in ("vgg16", "resnet50", "vit_b_16", "convnext_tiny", "vgg11"):
+        return  # built in test_models, where their outputs are looked at too
+    if choice == "optimizer=muon":
+        pytest.importorskip("timm")
+    node = {k: v for k, v in job.config[group].items() if v is not None or group != "freeze"}
+    assert construct.construct(node, group, (), input_shape=(3, 32, 32)) is not None
+
+
+@pytest.mark.parametrize("stage", options("stage"))
+def test_stages_compose_with_every_experiment_and_debug(stage: str) -> None:
+    compose_config([f"stage={stage}", "debug=default"])
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g != "freeze"])
+def test_a_stage_yields_to_the_command_line(group: str) -> None:
+    for option in options(group):
+        config = compose_config(["stage=finetune", f"{group}={option}"])
+        assert config.hydra.runtime.choices[group] == option
+
+
+def test_freeze_options_share_their_keys() -> None:
+    keys = {o: set(compose_config([f"freeze={o}"]).freeze) - {"_target_"} for o in options("freeze")}
+    assert len(set(map(frozenset, keys.values()))) == 1, keys
+
+
+def test_stage_values_yield_to_overrides() -> None:
+    config = compose_config(["stage=finetune", "freeze=none", "schedule=linear", "epochs=3"])
+    assert config.hydra.runtime.choices.freeze == "none" and config.epochs == 3
+    assert compose_config(["stage=finetune"]).hydra.runtime.choices.freeze == "head_only"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["optimizer.lrr=3"], "optimizer.lrr=3: no such key; nearest: optimizer.lr"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: must be a number"),
+        (["optimizer.lr=true"], "optimizer.lr=True: must be a number"),
+        (["modle=resnet18"], "modle=resnet18: no such key; nearest: model"),
+        (["model=resnt18"], "model=resnt18: no such option; nearest: resnet18"),
+        (["stage=fintune"], "stage=fintune: no such option; nearest: finetune"),
+        (["epochs=0"], "epochs=0: must be a whole number, at least 1"),
+        (["batch_size=1.5"], "batch_size=1.5: must be a whole number, at least 1"),
+        (["+dataset.augment.flop=true"], "dataset.augment.flop=True: no such key; nearest: flip"),
+        (["init_form=auto"], "init_form=auto: no such key; nearest: init_from"),
+        (["model=torchvision"], "model.name is not given"),
+        (["freeze=head_only", "freeze.groups=2"], "freeze.groups=2: no such key"),
+        (["model._target_=os.system"], "hydratune runs no code of os unless you trust it"),
+        (["model._target_=my_package.MyNet"], "type trust=[my_package] on the command line"),
+        (["resume=nowhere"], "resume=nowhere: no run directory"),
+        (["pretrain.optimizer.lr=x"], "pretrain.optimizer.lr=x: must be a number"),
+    ],
+)
+def test_errors_name_key_value_and_nearest(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    done = hydratune(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr and "+" + arguments[0].lstrip("+") not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert time.perf_counter() - started < 5
+
+
+def test_debug_gives_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in hydratune("debug=default", "optimizer.lr=x", cwd=tmp_path).stderr
+    assert "Traceback" in hydratune("optimizer.lr=x", cwd=tmp_path, HYDRA_FULL_ERROR="1").stderr
+
+
+def test_help_and_info(tmp_path: Path) -> None:
+    shown = hydratune("--help", cwd=tmp_path).stdout
+    assert "freeze: " in shown and "resume=" in shown
+    assert "stage: finetune" in hydratune("--info", "defaults-tree", cwd=tmp_path).stdout
+    assert "lr: 0.01" in hydratune("--cfg", "job", "--resolve", cwd=tmp_path).stdout
+
+
+def test_a_sweep_ignores_keys_of_other_strategies(tmp_path: Path) -> None:
+    make_job(["freeze=head_only", "freeze.groups=2"], tmp_path, sweep=True)
+    with pytest.raises(ValueError, match="no such key"):
+        make_job(["freeze=head_only", "freeze.groups=2"], tmp_path)
+
+
+def test_nested_targets_in_lists_are_refused_before_import(tmp_path: Path) -> None:
+    for node in (
+        {"_target_": "hydratune.optim.SGD", "lr": {"_target_": "builtins.eval", "x": 1}},
+        {"_target_": "hydratune.models.simple_cnn.mlp", "widths": [{"_target_": "os.system"}]},
+        {"_target_": "logging.os.system"},
+        {"_target_": "hydratune.construct.importlib.import_module"},
+    ):
+        with pytest.raises(ValueError, match=r"unless you trust it|not a component"):
+            construct.check(node, "optimizer", ())
+
+
+def test_trust_is_read_from_the_command_line_only(tmp_path: Path) -> None:
+    from hydratune.command import prepare, trusted
+
+    assert trusted(["trust=[a,b]", "seed=1"]) == ["a", "b"]
+    assert trusted(["seed=1"]) == []
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- trust=[evil]\n- seed=3\n")
+    prepared = prepare([f"resume={tmp_path}", "test=false"])
+    assert prepared[:2] == ["seed=3", "test=false"] and trusted(prepared) == []
+    assert prepared[-1] == "resume=auto" and prepared[-2].startswith("hydra.run.dir=")
+
+
+def test_a_forged_trust_in_yaml_counts_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "evil.yaml").write_text(
+        "# @package _global_\ntrust: [antigravity]\nmodel: {_target_: antigravity.fly}\n"
+    )
+    done = hydratune("--config-dir", "conf", "+evil=x", "experiment=null", cwd=tmp_path)
+    assert done.returncode == 2
+    done = hydratune("--config-dir", str(tmp_path / "conf"), "+experiment@_global_=../evil", cwd=tmp_path)
+    assert done.returncode == 2
+
+
+def test_environment_values_are_not_resolved_in_records(tmp_path: Path) -> None:
+    os.environ["HYDRATUNE_TEST_SECRET"] = "hunter2-canary"
+    job = make_job(["stage=pretrain", "name=${oc.env:HYDRATUNE_TEST_SECRET}"], tmp_path)
+    assert "hunter2-canary" not in job.text or "oc.env" in job.text
+
+
+def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
+    """`hydratune stage=pretrain` leaves what `init_from=auto` looks for."""
+    from hydratune.fingerprint import content, fingerprint
+
+    stage = dict(make_job(["stage=pretrain"], tmp_path).config)
+    node = dict(make_job(["stage=finetune"], tmp_path).config)
+    node = {**node, **node["pretrain"], "freeze": {"_target_": "hydratune.freeze.strategies.Nothing"}}
+    assert fingerprint(content(stage, None, "", "auto")) == fingerprint(content(node, None, "", "auto"))
+
+
+def test_fingerprint_ignores_places_and_sees_weights(tmp_path: Path) -> None:
+    from hydratune.fingerprint import content, differences, fingerprint
+
+    base = make_job(["stage=pretrain", "dataset=cifar10"], tmp_path).config
+    same = make_job(
+        ["stage=pretrain", "dataset=cifar10", "dataset.root=/elsewhere", "runtime.threads=1"], tmp_path
+    ).config
+    other = make_job(["stage=pretrain", "dataset=cifar10", "optimizer.lr=0.02"], tmp_path).config
+    made = [content(c, None, "", "auto") for c in (base, same, other)]
+    assert fingerprint(made[0]) == fingerprint(made[1]) != fingerprint(made[2])
+    assert differences(made[0], made[2]) == ["optimizer.lr: 0.01 -> 0.02"]
+
+
+def test_every_experiment_validates(tmp_path: Path) -> None:
+    assert options("experiment")
+    for experiment in options("experiment"):
+        validate(make_job([f"experiment={experiment}"], tmp_path))
+
+
+def test_wheel_layout_finds_conf() -> None:
+    assert (CONF / "config.yaml").is_file()
+    assert OmegaConf.load(CONF / "config.yaml").engine._target_ == "hydratune.engine.settings.Settings"
