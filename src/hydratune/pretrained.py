@@ -85,11 +85,15 @@ def load_into(
 
 
 def _strip_prefix(tensors: Mapping[str, Tensor], wanted: Set[str]) -> Mapping[str, Tensor]:
-    """Take off wrappers' prefixes while that makes more names match."""
-    best: Mapping[str, Tensor] = tensors
-    while True:
-        candidates = [{k.removeprefix(p): v for k, v in best.items()} for p in PREFIXES]
-        better = max(candidates, key=lambda c: len(wanted & c.keys()))
-        if len(wanted & better.keys()) <= len(wanted & best.keys()):
-            return best
-        best = better
+    """Without the wrappers' prefixes (up to three, one inside another) that make the most names match."""
+    found = [tensors]
+    newest = [tensors]
+    for _ in range(3):
+        newest = [
+            {k.removeprefix(p): v for k, v in known.items()}
+            for known in newest
+            for p in PREFIXES
+            if any(k.startswith(p) for k in known)
+        ]
+        found += newest
+    return max(found, key=lambda candidate: len(wanted & candidate.keys()))

@@ -6,36 +6,44 @@ import hashlib
 import resource
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`<parameter>|<key>` -> tensor, for every parameter that has state."""
-    return {
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, plain values), each under `<parameter>|<key>`, for every parameter that has state."""
+    state = {
         f"{name}|{key}": value
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
         for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return tensors, {k: v for k, v in state.items() if k not in tensors}
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
 ) -> None:
     """The inverse. Raises ValueError for state of a parameter that is not there or does not fit."""
-    for key, tensor in tensors.items():
+    for key, value in {**tensors, **values}.items():
         name, _, field = key.rpartition("|")
         if name not in parameters:
             raise ValueError(f"checkpoint: optimizer state of an unknown parameter, {name}")
         parameter = parameters[name]
-        if tensor.ndim and tensor.shape != parameter.shape:
-            raise ValueError(f"checkpoint: optimizer state {key} is {list(tensor.shape)}, not {list(parameter.shape)}")
-        # `step` stays on the CPU, as torch's optimizers keep it
-        fitted = tensor if tensor.ndim == 0 else tensor.to(parameter.device).contiguous(memory_format=layout(parameter))
-        optimizer.state[parameter][field] = fitted
+        if isinstance(value, Tensor) and value.ndim:  # a scalar, `step`, stays on the CPU as torch's optimizers keep it
+            if value.shape != parameter.shape:
+                raise ValueError(
+                    f"checkpoint: optimizer state {key} is {list(value.shape)}, not {list(parameter.shape)}"
+                )
+            value = value.to(parameter.device).contiguous(memory_format=layout(parameter))
+        optimizer.state[parameter][field] = value
 
 
 def layout(tensor: Tensor) -> torch.memory_format:

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hydratune.engine.evaluate import evaluate
 from hydratune.engine.settings import Settings
-from hydratune.engine.state import Swapped, digest, load_optimizer_tensors, optimizer_tensors, peak_memory_mb
+from hydratune.engine.state import Swapped, digest, load_optimizer_state, optimizer_state, peak_memory_mb
 from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
 from hydratune.optim import Recipe, Schedule
@@ -144,7 +144,7 @@ class Trial:
             forward = started  # the two alternate; both are counted as backward
         norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
         if not math.isfinite(norm):
-            self._refuse(step, float(loss), batch)
+            self._refuse(step, float(loss.detach()), batch)
         if self.settings.clip is not None:
             clip_grads_with_norm_(self._trainable, self.settings.clip, norm)
         self.optimizer.step()
@@ -229,8 +229,10 @@ class Trial:
 
     def snapshot(self, step: int, **more: Any) -> checkpoint.Snapshot:
         """Everything that the next step depends on."""
+        tensors, values = optimizer_state(self.optimizer)
         state = {
             "step": step,
+            "optimizer_values": values,
             "num_steps": self.num_steps,
             "best": self.best,
             "last": self.last,
@@ -241,12 +243,13 @@ class Trial:
             "precision": str(self.runtime.chosen),
             **more,
         }
-        return checkpoint.Snapshot(self.network.state_dict(), optimizer_tensors(self.optimizer), self._ema, state)
+        return checkpoint.Snapshot(self.network.state_dict(), tensors, self._ema, state)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Take up a snapshot; the step to go on with."""
         self.network.load(snapshot.model)
-        load_optimizer_tensors(self.optimizer, self._parameters, snapshot.optimizer)
+        values = snapshot.state["optimizer_values"]
+        load_optimizer_state(self.optimizer, self._parameters, snapshot.optimizer, values)
         for name, tensor in snapshot.ema.items():
             self._ema[name].copy_(tensor)
         state = snapshot.state

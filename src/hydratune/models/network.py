@@ -68,7 +68,9 @@ class Network:
 
 def build_network(body: Body, head: nn.Module) -> Network:
     """The body's groups and the head, under the names that the source model gives its tensors."""
-    by_identity = {id(t): name for name, t in _tensors(body.source)}
+    by_identity: dict[int, str] = {}
+    for name, tensor in _tensors(body.source):
+        by_identity.setdefault(id(tensor), name)  # a tied tensor goes by its first name
     groups = []
     for name, module in body.groups:
         names = {k: by_identity.get(id(t), f"{name}.{k}") for k, t in _tensors(module)}
