@@ -85,7 +85,8 @@ def as_body(model: Body | nn.Module) -> Body:
         return model
     cut = getattr(model, "layer_groups", None)
     groups = list(cut()) if cut is not None else [("body", model)]
-    return Body(source=model, groups=groups, in_channels=getattr(model, "in_channels", 3))
+    name = getattr(model, "head_name", "head")
+    return Body(source=model, groups=groups, head_name=name, in_channels=getattr(model, "in_channels", 3))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

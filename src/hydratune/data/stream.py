@@ -1,0 +1,113 @@
+"""Batches from a position. Order is f(seed, epoch), augmentation f(seed, epoch, sample), mixing f(seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hydratune.data.augment import Augment
+from hydratune.data.dataset import MemorySplit, Split
+from hydratune.randomness import derive_seed
+from hydratune.types import Batch, DataSpec
+
+
+class Stream:
+    """Endless training batches, resumable by their number alone; and one pass over a split for evaluation.
+
+    The last, smaller batch of an epoch is left out in training (another order brings its samples back), unless it is
+    the only one. In evaluation every sample comes once.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: DataSpec,
+        batch_size: int,
+        device: torch.device,
+        in_channels: int | None = 3,
+        augment: Augment | None = None,
+        seed: int = 0,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """in_channels: what the network wants; a grey image is repeated to it. augment: None for evaluation."""
+        self.split, self.spec, self.seed, self.device = split, spec, seed, device
+        self.memory_format = memory_format
+        self.batch_size = min(batch_size, len(split))
+        self.augment = augment or Augment()
+        self.steps_per_epoch = len(split) // self.batch_size
+        channels = spec.input_shape[0]
+        if in_channels not in (None, channels) and channels != 1:
+            raise ValueError(f"the network wants {in_channels} channels, the data has {channels}")
+        self.channels = in_channels or channels
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        self._scale = (1 / (255 * std)).view(1, -1, 1, 1).to(device)
+        self._shift = (-mean / std).view(1, -1, 1, 1).to(device)
+        self._mean, self._std = mean.view(1, -1, 1, 1).to(device), std.view(1, -1, 1, 1).to(device)
+        self._labels = split.labels.to(device)
+        self._padded = self.augment.pad(split.images.to(device)) if isinstance(split, MemorySplit) else None
+
+    def order(self, epoch: int) -> Tensor:
+        """[N] sample numbers in the order of an epoch."""
+        g = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(len(self.split), generator=g)
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """The global batches of steps [first_step, last_step)."""
+        step = first_step
+        while step < last_step:
+            epoch, index = divmod(step, self.steps_per_epoch)
+            order = self.order(epoch).to(self.device)
+            table = None
+            if self.augment.per_sample:
+                table = self.augment.table(self.seed, epoch, len(self.split)).to(self.device)
+            stop = min(self.steps_per_epoch, index + last_step - step)
+            ids = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(index, stop)]
+            for these, images in zip(ids, self._read(ids), strict=True):
+                inputs = self._prepare(images, these, None if table is None else table[these])
+                inputs, targets = self.augment.mix(inputs, self._labels[these], self.spec.num_classes, self.seed, step)
+                yield Batch(inputs, targets, these)
+                step += 1
+
+    def once(self) -> Iterator[Batch]:
+        """Every sample once, in order; for a stream without augmentation."""
+        assert not self.augment.per_sample
+        ids = list(torch.arange(len(self.split), device=self.device).split(self.batch_size))
+        for these, images in zip(ids, self._read(ids), strict=True):
+            yield Batch(self._prepare(images, these, None), self._labels[these], these)
+
+    def images(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, C, H, W] float, normalised and not augmented."""
+        pixels = self.split.read(ids.cpu()).to(self.device)
+        return torch.addcmul(self._shift, pixels.float(), self._scale)
+
+    def _read(self, ids: list[Tensor]) -> Iterator[Tensor | None]:
+        """Images per batch, read ahead where that costs time; None where they lie in memory."""
+        if self._padded is not None:
+            return iter([None] * len(ids))
+        read_ahead = getattr(self.split, "read_ahead", None)
+        if read_ahead is not None:
+            return read_ahead(ids)
+        return (self.split.read(these) for these in ids)
+
+    def _prepare(self, images: Tensor | None, ids: Tensor, draws: Tensor | None) -> Tensor:
+        """-> [B, C, H, W] float, normalised."""
+        if images is None:
+            assert self._padded is not None
+            pixels = self._padded[ids] if draws is None else self.augment.pixels(self._padded, ids, draws)
+        else:
+            pixels = images.to(self.device)
+            if draws is not None:
+                pixels = self.augment.pixels(self.augment.pad(pixels), None, draws)
+        if draws is not None and (self.augment.resized_crop or self.augment.jitter or self.augment.trivial):
+            values = self.augment.values(pixels.float().div_(255), draws)
+            values = (values - self._mean) / self._std
+        else:
+            values = torch.addcmul(self._shift, pixels.float(), self._scale)
+        if draws is not None:
+            values = self.augment.blank(values, draws)
+        if values.shape[1] != self.channels:
+            values = values.expand(-1, self.channels, -1, -1)
+        return values.contiguous(memory_format=self.memory_format)
