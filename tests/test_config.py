@@ -180,3 +180,18 @@ def test_every_experiment_validates(tmp_path: Path) -> None:
 def test_wheel_layout_finds_conf() -> None:
     assert (CONF / "config.yaml").is_file()
     assert OmegaConf.load(CONF / "config.yaml").engine._target_ == "hydratune.engine.settings.Settings"
+
+
+def test_job_names_are_safe_on_every_file_system() -> None:
+    from hydratune.overrides import safe_name
+
+    assert safe_name("freeze=lp_ft,optimizer.lr=0.001") == "freeze=lp_ft,optimizer.lr=0.001"
+    strange = [safe_name(n) for n in ("init_from=a/b", "init_from=a-b", "init_from=../../b", "x=" + "y" * 500)]
+    assert len(set(strange)) == 4 and all("/" not in n and len(n) < 140 for n in strange)
+
+
+def test_typed_values_read_back_as_themselves(tmp_path: Path) -> None:
+    from hydratune.overrides import literal
+
+    for value in (None, True, 0.1, 1e-8, "a b'c", "runs/x-1", [1, [0.5, None]], {"betas": [0.9, 0.99]}):
+        assert compose_config([f"+x={literal(value)}"]).x == value

@@ -6,11 +6,13 @@ import os
 import sys
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hydratune import command
 from hydratune.assemble import config_directory, run_from_hydra
+from hydratune.overrides import safe_name
 
+OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
 TRACEBACK = command.wants_traceback(sys.argv[1:])
 
 

@@ -86,15 +86,23 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
     config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing"}
     data: Dataset = construct.construct(config["dataset"], "pretrain.dataset", job.trust)
     runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
-    wanted = fingerprint(content(config, None, data.files(), runtime.precision))
+    wanted_content = content(config, None, data.files(), runtime.precision)
+    wanted = fingerprint(wanted_content)
     outputs = Path(config["outputs"])
     home = outputs / "pretrain"
     with _locked(home / f".pretrain-{wanted[:12]}.lock", screen):
-        for found in sorted(outputs.glob("*/*/run.json")) + sorted(outputs.glob("sweeps/*/*/run.json")):
+        others = []
+        for found in sorted([*outputs.glob("*/*/run.json"), *outputs.glob("sweeps/*/*/run.json")]):
             known = json.loads(found.read_text())
-            if known.get("fingerprint") == wanted and known.get("status") == "complete":
-                screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known.get('ended', '')}")
+            if known.get("stage") != "pretrain" or known.get("status") != "complete":
+                continue
+            if known["fingerprint"] == wanted:
+                screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known['ended']}")
                 return found.parent
+            if known["made_of"]["model"] == wanted_content["model"]:
+                others.append(found.parent)
+        for other in others[-3:]:
+            screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
         choices = {k.removesuffix("@pretrain." + k.partition("@")[0]): v for k, v in job.choices.items()}
         for group in ("dataset", "optimizer", "schedule"):
             choices[group] = job.choices.get(f"{group}@pretrain.{group}", choices.get(group, ""))

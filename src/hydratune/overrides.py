@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,14 @@ from typing import Any
 def quoted(value: str) -> str:
     """A word that the grammar reads back as itself."""
     return value if re.fullmatch(r"[\w./:-]+", value) else "'" + value.replace("'", "\\'") + "'"
+
+
+def safe_name(name: str, longest: int = 120) -> str:
+    """A directory name on every file system: other characters become `-`, and what is changed or cut gets a hash."""
+    safe = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name)
+    if safe == name and len(safe) <= longest:
+        return safe
+    return f"{safe[:longest]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def literal(value: Any) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hydratune.randomness import derive_seed
 
-COLUMNS = 20  # uniform numbers per sample and epoch: flip 0, crop 1-2, resized crop 3-6, jitter 7-9, erase 10-14, trivial 15-17
+# Uniform numbers per sample and epoch: flip 0, crop 1-2, resized crop 3-6, jitter 7-9, erase 10-14, trivial 15-17.
+COLUMNS = 20
 
 
 class Augment:
@@ -69,7 +70,7 @@ class Augment:
         return F.pad(images, (p, p, p, p)) if p else images
 
     def pixels(self, padded: Tensor, rows: Tensor | None, draws: Tensor) -> Tensor:
-        """Crop and flip: padded uint8 [N, C, H + 2p, W + 2p], rows [B] of it, draws [B, COLUMNS] -> uint8 [B, C, H, W]."""
+        """Crop and flip: padded uint8 [N, C, H+2p, W+2p], rows [B] of it, draws [B, COLUMNS] -> uint8 [B, C, H, W]."""
         p = self.crop_padding
         if p:
             height, width = padded.shape[2] - 2 * p, padded.shape[3] - 2 * p
