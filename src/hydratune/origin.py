@@ -103,11 +103,10 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
                 others.append(found.parent)
         for other in others[-3:]:
             screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
-        choices = {k.removesuffix("@pretrain." + k.partition("@")[0]): v for k, v in job.choices.items()}
-        for group in ("dataset", "optimizer", "schedule"):
-            choices[group] = job.choices.get(f"{group}@pretrain.{group}", choices.get(group, ""))
+        groups = ("model", "dataset", "optimizer", "schedule")
+        choices = {g: job.choices.get(f"{g}@pretrain.{g}", job.choices.get(g, "")) for g in groups}
         choices["freeze"], choices["stage"] = "none", "pretrain"
-        name = f"auto-{choices.get('model', 'model')}-{choices.get('dataset', 'data')}-{wanted[:8]}"
+        name = f"auto-{choices['model']}-{choices['dataset']}-{wanted[:8]}"
         screen.line("init_from=auto: no finished run of this pretraining under outputs; it runs now")
         directory = home / name
         overrides = as_overrides(config, choices)
