@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hydratune.assemble import config_directory, validate
 from tests.conftest import compose_config, hydratune, make_job
 
 CONF = config_directory()
-GROUPS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime")
+GROUPS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "runtime")
 
 
 def options(group: str) -> list[str]:
@@ -77,6 +76,12 @@ def test_stage_values_yield_to_overrides() -> None:
         (["model._target_=os.system"], "hydratune runs no code of os unless you trust it"),
         (["model._target_=my_package.MyNet"], "type trust=[my_package] on the command line"),
         (["resume=nowhere"], "resume=nowhere: no run directory"),
+        (["init_from=3"], "init_from=3: must be null, auto or a path"),
+        (["init_share=abc"], "init_share=abc: must be a share between 0 and 1"),
+        (["test=maybe"], "test=maybe: must be auto, true or false"),
+        (["pretrain.epochs=null"], "pretrain.epochs or pretrain.steps must be given"),
+        (["batch_size=null"], "batch_size=None: must be a whole number"),
+        (["pretrain.engine.clipp=1"], "pretrain.engine.clipp=1: no such key; nearest: pretrain.engine.clip"),
         (["pretrain.optimizer.lr=x"], "pretrain.optimizer.lr=x: must be a number"),
     ],
 )
@@ -131,21 +136,18 @@ def test_trust_is_read_from_the_command_line_only(tmp_path: Path) -> None:
     assert prepared[-1] == "resume=auto" and prepared[-2].startswith("hydra.run.dir=")
 
 
-def test_a_forged_trust_in_yaml_counts_for_nothing(tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "evil.yaml").write_text(
-        "# @package _global_\ntrust: [antigravity]\nmodel: {_target_: antigravity.fly}\n"
-    )
-    done = hydratune("--config-dir", "conf", "+evil=x", "experiment=null", cwd=tmp_path)
-    assert done.returncode == 2
-    done = hydratune("--config-dir", str(tmp_path / "conf"), "+experiment@_global_=../evil", cwd=tmp_path)
-    assert done.returncode == 2
+def test_a_foreign_run_directory_brings_no_code_along(tmp_path: Path) -> None:
+    """Whoever resumes somebody's directory types what is trusted; flags and Hydra's callbacks are not read from it."""
+    from hydratune.command import prepare
 
-
-def test_environment_values_are_not_resolved_in_records(tmp_path: Path) -> None:
-    os.environ["HYDRATUNE_TEST_SECRET"] = "hunter2-canary"
-    job = make_job(["stage=pretrain", "name=${oc.env:HYDRATUNE_TEST_SECRET}"], tmp_path)
-    assert "hunter2-canary" not in job.text or "oc.env" in job.text
+    (tmp_path / ".hydra").mkdir()
+    forged = ["++trust=[os]", "~trust", "++hydra.callbacks.x={_target_:os.mkdir,path:canary}", "hydra/launcher=evil",
+              "--config-dir=/evil", "-m", "++resume=x", "seed=1", "+dataset.extra=1"]  # fmt: skip
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- '{line}'\n" for line in forged))
+    prepared = prepare([f"resume={tmp_path}"])
+    assert prepared[:2] == ["seed=1", "+dataset.extra=1"] and len(prepared) == 5
+    assert hydratune(f"resume={tmp_path}", cwd=tmp_path).returncode == 2
+    assert not list(tmp_path.rglob("canary"))
 
 
 def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
@@ -177,9 +179,28 @@ def test_every_experiment_validates(tmp_path: Path) -> None:
         validate(make_job([f"experiment={experiment}"], tmp_path))
 
 
+@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("other", ["optimizer=adamw", "model=resnet20", "dataset=cifar10", "schedule=linear"])
+def test_experiments_yield_to_other_groups(experiment: str, other: str, tmp_path: Path) -> None:
+    make_job([f"experiment={experiment}", other, "init_from=null"], tmp_path)
+
+
+def test_fine_tunings_own_engine_settings_do_not_pretrain_again(tmp_path: Path) -> None:
+    plain, clipped = (make_job(["stage=finetune", *o], tmp_path).config for o in ([], ["engine.clip=1.0"]))
+    assert plain["pretrain"] == clipped["pretrain"] and clipped["engine"]["clip"] == 1.0
+
+
+def test_a_users_own_root_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    from hydratune.fingerprint import content
+
+    config = dict(make_job(["stage=pretrain"], tmp_path).config)
+    made = [content({**config, "dataset": {"_target_": "mine.Data", "root": r}}, None, "", "auto") for r in "ab"]
+    assert made[0] != made[1]
+
+
 def test_wheel_layout_finds_conf() -> None:
     assert (CONF / "config.yaml").is_file()
-    assert OmegaConf.load(CONF / "config.yaml").engine._target_ == "hydratune.engine.settings.Settings"
+    assert OmegaConf.load(CONF / "config.yaml").pretrain.model == "${model}"
 
 
 def test_job_names_are_safe_on_every_file_system() -> None:
@@ -193,5 +214,18 @@ def test_job_names_are_safe_on_every_file_system() -> None:
 def test_typed_values_read_back_as_themselves(tmp_path: Path) -> None:
     from hydratune.overrides import literal
 
-    for value in (None, True, 0.1, 1e-8, "a b'c", "runs/x-1", [1, [0.5, None]], {"betas": [0.9, 0.99]}):
+    for value in (
+        None,
+        True,
+        "true",
+        "null",
+        "10",
+        "1e-3",
+        0.1,
+        1e-8,
+        "a b'c",
+        "runs/x-1",
+        [1, [0.5, None]],
+        {"betas": [0.9, 0.99]},
+    ):
         assert compose_config([f"+x={literal(value)}"]).x == value

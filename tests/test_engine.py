@@ -340,6 +340,38 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert checkpoint.steps(t.run.checkpoints) == [4, 12]  # the best and the last
 
 
+def test_an_early_stop_survives_the_checkpoint(tmp_path: Path) -> None:
+    t = trial(tmp_path, network(), steps=40, recipe=SGD(1e-12), patience=1)
+    go([t], every=4)
+    assert t.stopped
+    again = trial(tmp_path, network(), steps=40, patience=1, name="again")
+    again.restore(checkpoint.load(t.run.checkpoints / "step-00000008"))
+    assert again.stopped == t.stopped
+    before = weights(again.network)
+    go([again], first=8)
+    assert same(before, weights(again.network))
+
+
+def test_a_group_without_parameters_follows_the_cut(tmp_path: Path) -> None:
+    source = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
+    groups = [("noise", nn.Dropout(0.5)), ("body", source), ("more_noise", nn.Dropout(0.5))]
+    net = build_network(Body(source, groups), nn.Linear(8, 3))
+    for strategy, modes in ((Nothing(), [False, True, True, True]), (HeadOnly(), [False, False, False, True])):
+        t = trial(tmp_path, net, strategy, name=type(strategy).__name__)
+        t.enter(t.phases[0])
+        assert [g.module.training for g in net.groups] == modes  # noise before the first thing that trains is off
+        t.run.__exit__(None, None, None)
+
+
+def test_factored_optimizer_state_resumes(tmp_path: Path) -> None:
+    t = trial(tmp_path, network(), recipe=Torch("Adafactor", 0.01))
+    go([t])
+    other = trial(tmp_path, network(), recipe=Torch("Adafactor", 0.01), name="other")
+    saved = checkpoint.load(checkpoint.save(tmp_path / "c", 12, t.snapshot(12)))
+    other.restore(saved)
+    assert same(dict(other.snapshot(12).optimizer), dict(saved.optimizer))
+
+
 # ---- schedules and rates
 
 

@@ -185,8 +185,10 @@ def test_kill_and_resume_ends_where_an_unbroken_run_does(tmp_path: Path) -> None
             assert one[tag] == two[tag], tag
     again = hydratune("resume=broken", cwd=tmp_path)
     assert again.returncode == 0 and "nothing to do" in again.stdout
+    stored = (tmp_path / "broken" / ".hydra" / "overrides.yaml").read_text()
     refused = hydratune("resume=broken", "optimizer.lr=0.5", cwd=tmp_path)
     assert refused.returncode == 2 and "optimizer.lr: 0.001 -> 0.5" in refused.stderr
+    assert (tmp_path / "broken" / ".hydra" / "overrides.yaml").read_text() == stored
 
 
 def test_a_directory_that_holds_a_run_is_not_written_over(run: Runner, tmp_path: Path) -> None:
@@ -222,7 +224,77 @@ def test_parallel_jobs_pretrain_once(tmp_path: Path) -> None:
     assert len(parents) == 1
 
 
+def test_resuming_at_a_logged_step_keeps_one_value_per_step(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydratune.engine import loop
+
+    options = ["stage=pretrain", "epochs=4", "engine.log_every=6", "resume=auto"]
+    whole = run(*options, directory=tmp_path / "whole")
+    original = loop.save
+
+    def save_then_die(trial: Any, step: int) -> None:
+        original(trial, step)
+        if step == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(*options, directory=tmp_path / "broken")
+    monkeypatch.undo()
+    assert record(tmp_path / "broken" / "run")["status"] == "interrupted"
+    broken = run(*options, directory=tmp_path / "broken")
+    story = record(broken.directory)
+    assert story["status"] == "complete" and "error" not in story
+    one, two = scalars(whole.directory), scalars(broken.directory)
+    for tag in ("val/accuracy", "train/loss", "lr/head"):
+        assert one[tag] == two[tag] and len({s for s, _ in two[tag]}) == len(two[tag])
+
+
+def test_a_sweeps_job_can_be_tested_later(run: Runner, tmp_path: Path) -> None:
+    from hydratune.job import run_job
+
+    swept = run("stage=pretrain", "epochs=1", "freeze=none", "freeze.groups=1", sweep=True)
+    assert "test_accuracy" not in record(swept.directory)["metrics"]
+    job = make_job([*TINY, "stage=pretrain", "epochs=1", "freeze=none", "freeze.groups=1", "test=true", "resume=auto"],
+                   tmp_path, sweep=True)  # fmt: skip
+    assert 0 <= run_job(job).record["metrics"]["test_accuracy"] <= 1
+    assert record(swept.directory)["status"] == "complete" and "test_accuracy" in record(swept.directory)["metrics"]
+
+
+def test_a_head_for_other_classes_is_not_kept_though_it_fits(run: Runner, tmp_path: Path) -> None:
+    first = run("stage=pretrain", "epochs=1", directory=tmp_path / "a")
+    same = run(
+        "stage=finetune", "dataset=shapes10", f"init_from={first.directory}", "epochs=1", directory=tmp_path / "b"
+    )
+    assert "| fc.weight | loaded |" in (same.directory / "load.md").read_text()
+    other = run(
+        "stage=finetune", "dataset=shapes100", "dataset.shift=feature", "epochs=1", *PRETRAIN, directory=tmp_path / "c"
+    )
+    third = run(
+        "stage=finetune", "dataset=shapes100", "epochs=1", f"init_from={other.directory}", directory=tmp_path / "d"
+    )
+    assert "made for other classes" in (third.directory / "load.md").read_text()
+
+
+def test_a_resumed_run_does_not_need_its_origin_again(run: Runner, tmp_path: Path) -> None:
+    import shutil
+
+    first = run("stage=pretrain", "epochs=1", directory=tmp_path / "a")
+    options = ["stage=finetune", f"init_from={first.directory}", "epochs=1", "resume=auto"]
+    run(*options, directory=tmp_path / "b")
+    shutil.rmtree(first.directory)
+    assert run(*options, directory=tmp_path / "b").metric >= 0
+
+
 # ---- sweeps and TensorBoard
+
+
+def test_a_job_that_fails_leaves_the_others_of_its_sweep_alone(tmp_path: Path) -> None:
+    done = hydratune("-m", "stage=pretrain", "optimizer.lr=1e30,0.01", *TINY, "epochs=1", cwd=tmp_path)
+    assert done.returncode == 2 and "is not finite" in done.stderr and "Traceback" not in done.stderr
+    status = {p.parent.name: record(p.parent)["status"] for p in tmp_path.glob("outputs/sweeps/*/*/run.json")}
+    assert sorted(status.values()) == ["complete", "failed"], status
 
 
 def test_a_sweep_leaves_complete_directories_and_tensorboard_serves_them(tmp_path: Path) -> None:

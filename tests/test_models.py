@@ -57,9 +57,11 @@ def test_cut_networks_equal_the_whole_model(name: str) -> None:
     """Same names, same numbers as torchvision's own model with the same weights."""
     from torchvision.models import get_model
 
-    if name == "squeezenet1_1":  # it ends in a convolution
-        with pytest.raises(ValueError, match="does not end in a Linear"):
-            torchvision_model(name, input_shape=LARGE)
+    if name == "squeezenet1_1":  # it ends in a 1x1 convolution: a Linear takes its place
+        body = torchvision_model(name, input_shape=LARGE)
+        assert body.head_name == "classifier.1" and network_of(body, 7, LARGE).forward(
+            torch.zeros(2, *LARGE)
+        ).shape == (2, 7)
         return
     whole = get_model(name).eval()
     network = network_of(torchvision_model(name, small_images=False, input_shape=LARGE), 1000, LARGE)
@@ -188,6 +190,21 @@ def test_a_mismatch_fails_and_lists_what_did_not_match() -> None:
     with pytest.raises(ValueError, match=r"only 5\d\.\d% of the trunk.*layer1\.3\.conv1\.weight \(not in the source\)"):
         load(network, tensors)
     assert load(network, tensors, share=0.5).trunk_share > 0.5
+
+
+def test_state_dicts_without_batchnorms_counter_load() -> None:
+    """torchvision's older files have none."""
+    network = network_of(small_resnet(20))
+    tensors = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    assert load(network, tensors).trunk_share == 1.0
+
+
+def test_vit_takes_any_small_size_and_refuses_a_large_one_that_does_not_divide() -> None:
+    assert network_of(torchvision_model("vit_b_16", input_shape=(3, 28, 28)), shape=(3, 28, 28))
+    with pytest.raises(ValueError, match="200 px is no multiple of its patches' 16"):
+        torchvision_model("vit_b_16", input_shape=(3, 200, 200))
+    with pytest.raises(ValueError, match="model.dropout=0.1: resnet18 has no such option"):
+        torchvision_model("resnet18", dropout=0.1, input_shape=SMALL)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

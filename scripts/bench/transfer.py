@@ -46,16 +46,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         for arm, origin in (("pretrained", options.origin), ("from scratch", "null")):
             common = [*base, f"init_from={origin}", seeds]
-            records = sweep([*common, "optimizer.lr=" + ",".join(options.rates)], Path(home) / arm.replace(" ", "_"))
+            records: list[dict[str, object]] = []
             by_rate: dict[float, list[float]] = {}
+            if len(options.rates) > 1:
+                records = sweep([*common, "optimizer.lr=" + ",".join(options.rates)], Path(home) / f"{arm[4:8]}_grid")
             for record in records:
                 rate = record["made_of"]["optimizer"]["lr"]  # type: ignore[index]
                 by_rate.setdefault(rate, []).append(record["metrics"]["val_accuracy"])  # type: ignore[index]
-            best = max(by_rate, key=lambda r: statistics.mean(by_rate[r]))
-            tested = sweep([*common, f"optimizer.lr={best}", "test=true"], Path(home) / f"{arm}_test".replace(" ", "_"))
+            best = max(by_rate, key=lambda r: statistics.mean(by_rate[r])) if by_rate else float(options.rates[0])
+            tested = sweep([*common, f"optimizer.lr={best}", "test=true"], Path(home) / f"{arm[4:8]}_best")
+            by_rate[best] = [r["metrics"]["val_accuracy"] for r in tested]  # type: ignore[index]
             tests[arm] = [r["metrics"]["test_accuracy"] for r in tested]  # type: ignore[index]
             grid = "  ".join(f"{r:g}: {statistics.mean(v):.3f}" for r, v in sorted(by_rate.items()))
-            edge = " (edge of the grid)" if best in (min(by_rate), max(by_rate)) else ""
+            edge = " (edge of the grid)" if len(by_rate) > 1 and best in (min(by_rate), max(by_rate)) else ""
             rows.append((arm, grid, f"{best:g}{edge}", said(by_rate[best]), said(tests[arm]), tested[0]["num_steps"]))
     table = Table(title=f"{' '.join(base)}, seeds {' '.join(map(str, options.seeds))}")
     for column in ("start", "mean validation accuracy by rate", "best rate", "validation", "test", "steps"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ class Job:
     overrides: Sequence[str]  # as typed, unresolved
     text: str  # the composed configuration, unresolved
     trust: Sequence[str]
+    command: str = ""  # what was typed, to be typed again
     sweep: bool = False
 
 
@@ -36,10 +37,17 @@ def config_directory() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def run_from_hydra(config: DictConfig, trust: Sequence[str]) -> float:
-    """One job of Hydra's; returns the validation metric, which sweepers maximise."""
+def in_sweep() -> bool:
+    """Whether Hydra is running this job as one of many."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_from_hydra(config: DictConfig, arguments: Sequence[str], trust: Sequence[str]) -> float:
+    """One job of Hydra's; returns the validation metric, which sweepers maximise."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
@@ -51,13 +59,20 @@ def run_from_hydra(config: DictConfig, trust: Sequence[str]) -> float:
         overrides=list(hydra.overrides.task),
         text=OmegaConf.to_yaml(config, resolve=False),
         trust=trust,
-        sweep=hydra.mode == RunMode.MULTIRUN,
+        command=shlex.join(["hydratune", *arguments]),
+        sweep=in_sweep() or _was_in_sweep(Path(hydra.runtime.output_dir)),
     )
     validate(job)
     # torch is loaded only now: what the configuration got wrong has been said.
     from hydratune.job import run_job
 
     return run_job(job).metric
+
+
+def _was_in_sweep(directory: Path) -> bool:
+    """A job of a sweep that is resumed alone is still one: foreign freeze keys and the test split are not its own."""
+    record = directory / "run.json"
+    return record.is_file() and bool(json.loads(record.read_text()).get("sweep"))
 
 
 def validate(job: Job) -> None:
@@ -67,21 +82,32 @@ def validate(job: Job) -> None:
     for where, node in (("", config), ("pretrain.", pretrain)):
         for name in COMPONENTS:
             if name in node:
-                ignored = {k: v for k, v in node[name].items() if name != "freeze" or v is not None}
-                if name == "freeze":
-                    ignored = without_foreign_keys(ignored, job.sweep)
-                construct.check(ignored, where + name, job.trust)
-        for key in ("epochs", "steps", "batch_size"):
-            if key in node and node[key] is not None:
-                value = node[key]
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                    raise ValueError(f"{where}{key}={value}: must be a whole number, at least 1")
-    if not isinstance(config["seed"], int):
-        raise ValueError(f"seed={config['seed']}: must be a whole number")
+                own = without_foreign_keys(node[name], job.sweep) if name == "freeze" else node[name]
+                construct.check(own, where + name, job.trust)
+        if node:
+            _validate_numbers(where, node)
+    origin, share = config["init_from"], config["init_share"]
+    if origin is not None and not isinstance(origin, str):
+        raise ValueError(f"init_from={origin}: must be null, auto or a path")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(f"init_share={share}: must be a share between 0 and 1")
+    if config["test"] not in (True, False, "auto"):
+        raise ValueError(f"test={config['test']}: must be auto, true or false")
+    if config["resume"] not in (None, "auto"):
+        raise ValueError(f"resume={config['resume']}: must be auto, or a run directory typed on the command line")
     if config["stage"] not in ("pretrain", "finetune"):
         raise ValueError(f"stage={config['stage']}: {construct.nearest(config['stage'], ['pretrain', 'finetune'])}")
-    if config["steps"] is None and config["epochs"] is None:
-        raise ValueError("steps or epochs must be given")
+
+
+def _validate_numbers(where: str, node: Mapping[str, Any]) -> None:
+    for key in ("epochs", "steps", "batch_size", "seed"):
+        value, least = node[key], 0 if key == "seed" else 1
+        if value is None and key in ("epochs", "steps"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{where}{key}={value}: must be a whole number, at least {least}")
+    if node["steps"] is None and node["epochs"] is None:
+        raise ValueError(f"{where}epochs or {where}steps must be given")
 
 
 def without_foreign_keys(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
@@ -118,8 +144,3 @@ def known_keys(choices: Sequence[str]) -> list[str]:
     assert isinstance(config, DictConfig)
     groups = [p.name for p in config_directory().iterdir() if p.is_dir() and p.name != "hydra"]
     return [n for n in walk(config, "") if not n.endswith("_target_")] + groups
-
-
-def command_line() -> str:
-    """What the user typed, to be typed again."""
-    return shlex.join(["hydratune", *sys.argv[1:]])

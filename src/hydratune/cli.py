@@ -9,21 +9,23 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune import command
-from hydratune.assemble import config_directory, run_from_hydra
+from hydratune.assemble import config_directory, in_sweep, run_from_hydra
 from hydratune.overrides import safe_name
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
-TRACEBACK = command.wants_traceback(sys.argv[1:])
+ARGUMENTS = tuple(sys.argv[1:])  # as typed, before resume= is taken apart
+TRACEBACK = command.wants_traceback(ARGUMENTS)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> float:
-    with command.readable_errors(sys.argv[1:], TRACEBACK):
-        return run_from_hydra(config, command.trusted(sys.argv[1:]))
+    # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
+    with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep()):
+        return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
 
 def main() -> None:
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
-    with command.readable_errors(sys.argv[1:], TRACEBACK):
-        sys.argv[1:] = command.prepare(sys.argv[1:])
+    with command.readable_errors(ARGUMENTS, TRACEBACK):
+        sys.argv[1:] = command.prepare(ARGUMENTS)
         _run()

@@ -18,7 +18,7 @@ FULL = "HYDRA_FULL_ERROR"
 def prepare(arguments: Sequence[str]) -> list[str]:
     """`resume=DIR` becomes DIR's stored overrides, then the later arguments, then hydra.run.dir=DIR.
 
-    Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it.
+    Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it or refuse.
     `trust` is not taken over: code is trusted only by typing it.
     """
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
@@ -32,9 +32,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         raise ValueError("resume=DIR goes on with one run; a sweep goes on with resume=auto and its hydra.sweep.dir")
     import yaml
 
-    stored = [o for o in yaml.safe_load(record.read_text()) or [] if not o.startswith(("trust=", "resume=", "hydra."))]
+    # The record may be anybody's: no flag, nothing of Hydra's own (its callbacks run code), and no trust out of it.
+    read = [o for o in yaml.safe_load(record.read_text()) or [] if isinstance(o, str)]
+    stored = [o for o in read if re.match(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z]", o)]
     later = [a for a in arguments if not a.startswith("resume=")]
-    return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto"]
+    return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
 
 
 def trusted(arguments: Sequence[str]) -> list[str]:
@@ -49,8 +51,11 @@ def wants_traceback(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def readable_errors(arguments: Sequence[str], traceback: bool) -> Iterator[None]:
-    """One or two lines for what a user can mend; everything where a traceback is wanted, or the fault is ours."""
+def readable_errors(arguments: Sequence[str], traceback: bool, leave: bool = True) -> Iterator[None]:
+    """One or two lines for what a user can mend; everything where a traceback is wanted, or the fault is ours.
+
+    leave: end the process with status 2; else the error goes on to whoever counts it.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -61,6 +66,8 @@ def readable_errors(arguments: Sequence[str], traceback: bool) -> Iterator[None]
         if traceback or text is None:
             raise
         print(f"error: {text}", file=sys.stderr)
+        if not leave:
+            raise
         sys.exit(2)
 
 
@@ -123,6 +130,6 @@ def _known_keys(arguments: Sequence[str] = ()) -> list[str]:
     from hydratune.assemble import known_keys
 
     choices = [
-        a for a in arguments if re.fullmatch(r"(model|optimizer|schedule|dataset|freeze|runtime|stage)=[\w]+", a)
+        a for a in arguments if re.fullmatch(r"(model|optimizer|schedule|dataset|freeze|engine|runtime|stage)=[\w]+", a)
     ]
     return known_keys(choices)

@@ -11,7 +11,7 @@ from hydratune import __version__
 
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
 # Where things lie and how they are read changes no weight.
-PLACES = {"root", "download", "memory_mb", "workers", "log_every", "save_every"}
+PLACES = {"root", "download", "memory_mb", "workers", "log_every", "save_every", "weights"}
 
 
 def content(config: Mapping[str, Any], origin: str | None, files: str, precision: str) -> dict[str, Any]:
@@ -22,7 +22,14 @@ def content(config: Mapping[str, Any], origin: str | None, files: str, precision
     chosen = {key: _without_places(config[key]) for key in WEIGHTS}
     if chosen["steps"] is not None:
         chosen["epochs"] = None
-    return {**chosen, "origin": origin, "files": files, "precision": precision, "hydratune": __version__}
+    return {
+        **chosen,
+        "origin": origin,
+        "files": files,
+        "precision": precision,
+        "compile": config["runtime"]["compile"],
+        "hydratune": __version__,
+    }
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:
@@ -45,5 +52,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 
 def _without_places(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {k: _without_places(v) for k, v in node.items() if k not in PLACES and v is not None}
+        # What a user's own class does with a parameter of such a name is not known here.
+        own = str(node.get("_target_", "hydratune.")).startswith("hydratune.")
+        kept = {k: v for k, v in node.items() if not (own and k in PLACES) and v is not None}
+        return {k: _without_places(v) for k, v in kept.items()}
     return node

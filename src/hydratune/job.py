@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hydratune import construct, story
-from hydratune.assemble import COMPONENTS, Job, command_line, without_foreign_keys
-from hydratune.data.dataset import Dataset
+from hydratune.assemble import COMPONENTS, Job, without_foreign_keys
+from hydratune.data.augment import Augment
+from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate
 from hydratune.engine.loop import train
@@ -27,10 +26,10 @@ from hydratune.models.network import Network, as_body, build_network
 from hydratune.origin import Origin, find_origin
 from hydratune.pretrained import load_into
 from hydratune.record import checkpoint
-from hydratune.record.progress import Screen, duration
+from hydratune.record.progress import Screen
 from hydratune.record.run import Run, read_record
 from hydratune.runtime import Precision, Runtime
-from hydratune.types import Body, DataSpec, LoadReport
+from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport
 
 
 @dataclass(frozen=True)
@@ -43,64 +42,52 @@ class Result:
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
     screen = screen or Screen()
-    config = job.config
+    config, seed = job.config, job.config["seed"]
+    resumed, known = _resumable(job), read_record(job.directory)
     parts = {k: construct.construct(config[k], k, job.trust) for k in COMPONENTS if k not in ("model", "freeze")}
-    freeze = construct.construct(without_foreign_keys(config["freeze"], job.sweep), "freeze", job.trust)
+    strategy = without_foreign_keys(config["freeze"], job.sweep)
+    freeze: FreezeStrategy = construct.construct(strategy, "freeze", job.trust)
     runtime: Runtime = parts["runtime"]
     runtime.start()
     dataset: Dataset = parts["dataset"]
     settings: Settings = parts["engine"]
     spec = dataset.spec()
-
-    seed = config["seed"]
-    shape = spec.input_shape
     body, network = _network(job, dataset, spec, seed)
     train_split, val_split = dataset.split("train"), dataset.split("val")
     steps_per_epoch = max(len(train_split) // min(config["batch_size"], len(train_split)), 1)
     num_steps = config["steps"] or config["epochs"] * steps_per_epoch
     phases = freeze.phases(network.groups, num_steps)
+
     # All that can fail in this job has been tried; only now the pretraining that it may ask for.
-    origin = find_origin(job, body, screen, lambda pretraining: run_job(pretraining, screen).directory)
-    resumed = _resumable(job)
-    made_of = content(
-        {**config, "freeze": without_foreign_keys(config["freeze"], job.sweep)},
-        origin.hash, dataset.files(), runtime.precision,
-    )  # fmt: skip
-    known = read_record(job.directory)
+    if resumed is not None and known.get("init_from") == config["init_from"]:
+        origin = Origin("the run itself", hash=known["made_of"]["origin"], lineage=known["lineage"])
+    else:
+        origin = find_origin(job, body, screen, lambda pretraining: run_job(pretraining, screen).directory)
+    made_of = content({**config, "freeze": strategy}, origin.hash, dataset.files(), runtime.precision)
     if resumed is not None:
         _refuse_changes(job, known, made_of)
-        if known.get("status") == "complete":
-            screen.line(f"{job.directory} is complete; nothing to do")
-            return Result(job.directory, known["metrics"][f"val_{dataset.task.monitor}"], known)
-
-    loaded = _load(network, origin, config["init_share"])
-
     snapshot = checkpoint.load(resumed) if resumed is not None else None
-    network.to(runtime.torch_device)
-    if snapshot is not None:
-        runtime, how = runtime.choose(Precision.parse(snapshot.state["precision"])), "the checkpoint's"
-    else:
-        probe_stream = Stream(train_split, spec, config["batch_size"], runtime.torch_device, body.in_channels)
-        batch = next(probe_stream.once())
-        chosen, how = choose_precision(
-            network, dataset.task, batch, runtime, f"{json.dumps(config['model'], sort_keys=True)} {shape}"
-        )
-        runtime = runtime.choose(chosen)
+    loaded = _load(network, origin, spec, config["init_share"])
+    runtime, how = _settle_precision(job, runtime, network, dataset, spec, body, train_split, snapshot)
     network.to(runtime.torch_device, runtime.chosen.memory_format)
 
-    def stream(split: Any, augment: Any = None) -> Stream:
+    def stream(split: Split, augment: Augment | None = None) -> Stream:
         return Stream(
             split, spec, config["batch_size"], runtime.torch_device, body.in_channels, augment, seed,
             runtime.chosen.memory_format,
         )  # fmt: skip
 
+    if known.get("status") == "complete" and resumed is not None:
+        return _complete(job, known, network, dataset, spec, runtime, stream, screen)
     first_step = 0 if snapshot is None else snapshot.state["step"]
     record = {
         "stage": config["stage"],
-        "command": command_line(),
+        "command": job.command,
         "overrides": list(job.overrides),
+        "sweep": job.sweep,
         "fingerprint": fingerprint(made_of),
         "made_of": made_of,
+        "init_from": config["init_from"],
         "lineage": origin.lineage,
         "seed": seed,
         "trust": list(job.trust),
@@ -108,14 +95,13 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
         "versions": story.versions(),
         "runtime": {**runtime.describe(), "precision_choice": how},
     }
-    clock = time.perf_counter()
     with Run(job.directory, record, first_step) as run:
         trial = Trial(
             network, phases, dataset.task, spec, parts["optimizer"], parts["schedule"], settings, runtime, run, seed
         )
         if snapshot is not None:
             trial.restore(snapshot)
-            screen.line(f"resuming {job.directory} from step {first_step} of {num_steps}")
+            screen.line(f"resuming {story.shown_path(job.directory)} from step {first_step} of {num_steps}")
         train_stream, val_stream = stream(train_split, dataset.augment), stream(val_split)
         screen.line(f"{config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
         story.show_reports(screen, run, job, loaded, network, phases, runtime, how)
@@ -123,7 +109,7 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
             story.show_batch(run, train_stream, spec)
         with screen.progress(config["stage"], first_step, num_steps) as line:
             train([trial], train_stream, val_stream, settings.cadence(steps_per_epoch), line, first_step)
-        return _finish(job, run, trial, dataset, spec, stream, val_split, screen, time.perf_counter() - clock)
+        return _finish(job, run, trial, dataset, stream, val_stream, screen)
 
 
 # ---- the network and its first weights
@@ -138,19 +124,44 @@ def _network(job: Job, dataset: Dataset, spec: DataSpec, seed: int) -> tuple[Bod
 
     body = initialised(seed, build, lambda b: b.source.named_parameters())
     channels = body.in_channels or shape[0]
-    features = torch.zeros(2, channels, *shape[1:])  # two: BatchNorm refuses one; the features are [2, D]
-    with torch.no_grad():
-        for _, module in body.groups:
-            module.eval()
-            features = module(features)
-    head = initialised(seed, lambda: dataset.task.build_head(features[:1], spec), named_tensors(f"{body.head_name}."))
+    features = torch.zeros(1, channels, *shape[1:])
+    try:
+        with torch.no_grad():
+            for _, module in body.groups:
+                features = module.eval()(features)
+    except RuntimeError as error:
+        raise ValueError(f"model: cannot take images of {list(shape)} ({error})") from None
+    head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))
     return body, build_network(body, head)
 
 
-def _load(network: Network, origin: Origin, share: float) -> LoadReport | None:
+def _load(network: Network, origin: Origin, spec: DataSpec, share: float) -> LoadReport | None:
+    """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
     if origin.tensors is None:
         return None
-    return load_into(network.state_dict(), set(network.head.names.values()), origin.tensors, origin.said, share)
+    head = set(network.head.names.values())
+    other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
+    tensors = {n: t for n, t in origin.tensors.items() if n not in other}
+    try:
+        report = load_into(network.state_dict(), head, tensors, origin.said, share)
+    except ValueError as error:
+        raise ValueError(f"{error}{origin.hint}") from None
+    reasons = {n: "made for other classes" for n in other & origin.tensors.keys()}
+    return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
+
+
+def _settle_precision(
+    job: Job, runtime: Runtime, network: Network, dataset: Dataset, spec: DataSpec, body: Body, split: Split,
+    snapshot: checkpoint.Snapshot | None,
+) -> tuple[Runtime, str]:  # fmt: skip
+    """(the runtime with its precision chosen, how it was). A resumed run keeps what it began with."""
+    if snapshot is not None:
+        return runtime.choose(Precision.parse(snapshot.state["precision"])), "the checkpoint's"
+    network.to(runtime.torch_device)
+    batches = Stream(split, spec, job.config["batch_size"], runtime.torch_device, body.in_channels)
+    model = f"{json.dumps(job.config['model'], sort_keys=True)} {spec.input_shape}"
+    chosen, how = choose_precision(network, dataset.task, next(batches.once()), runtime, model)
+    return runtime.choose(chosen), how
 
 
 # ---- resuming
@@ -180,28 +191,53 @@ def _refuse_changes(job: Job, known: Mapping[str, Any], made_of: Mapping[str, An
         )
 
 
+# ---- the end
+
+
+def _complete(
+    job: Job, known: Mapping[str, Any], network: Network, dataset: Dataset, spec: DataSpec, runtime: Runtime,
+    stream: Callable[[Split], Stream], screen: Screen,
+) -> Result:  # fmt: skip
+    """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
+    metrics, monitor = dict(known["metrics"]), dataset.task.monitor
+    if job.config["test"] is True and f"test_{monitor}" not in metrics:
+        _load_best(network, job.directory / "checkpoints", known["best_step"])
+        with Run(job.directory, {}, known["num_steps"]) as run:
+            tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
+            metrics |= {f"test_{k}": v for k, v in tested.items()}
+            run.board.scalars({f"test/{k}": v for k, v in tested.items()}, known["best_step"])
+            run.update(status="complete", metrics=metrics)
+        screen.line(f"{story.shown_path(job.directory)}: test {monitor} {metrics[f'test_{monitor}']:.4f}")
+    else:
+        screen.line(f"{story.shown_path(job.directory)} is complete; nothing to do")
+    return Result(job.directory, metrics[f"val_{monitor}"], {**known, "metrics": metrics})
+
+
+def _load_best(network: Network, directory: Path, step: int) -> Path:
+    """The best checkpoint's weights, averaged ones where there are any."""
+    path = directory / f"step-{step:08d}"
+    snapshot = checkpoint.load(path)
+    network.load({**snapshot.model, **snapshot.ema})
+    return path
+
+
 def _finish(
-    job: Job, run: Run, trial: Trial, dataset: Dataset, spec: DataSpec, stream: Any, val_split: Any, screen: Screen,
-    seconds: float,
+    job: Job, run: Run, trial: Trial, dataset: Dataset, stream: Callable[[Split], Stream], val_stream: Stream,
+    screen: Screen,
 ) -> Result:  # fmt: skip
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
-    config, monitor = job.config, dataset.task.monitor
+    config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
     step = trial.best["step"]
-    best = run.checkpoints / f"step-{step:08d}"
-    snapshot = checkpoint.load(best)
-    trial.network.load({**snapshot.model, **snapshot.ema})
+    best = _load_best(trial.network, run.checkpoints, step)
     metrics = {f"val_{k}": v for k, v in trial.best["metrics"].items()}
-    val_stream = stream(val_split)
-    seen = evaluate(trial.network, dataset.task, val_stream, spec, trial.runtime)
+    seen = evaluate(trial.network, dataset.task, val_stream, spec, runtime)
     seen.compute()
     story.show_mistakes(run, seen, val_stream, spec, step)
-    test = config["test"] if isinstance(config["test"], bool) else not job.sweep
-    if test:
-        tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, trial.runtime).compute()
+    if config["test"] is True or (config["test"] == "auto" and not job.sweep):
+        tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
         run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-    done = trial.num_steps if trial.stopped is None else (trial.best["step"])
-    run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, done)
+    run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(
         status="complete",
         ended=story.now(),
@@ -209,22 +245,8 @@ def _finish(
         best_step=step,
         num_steps=trial.num_steps,
         stopped=trial.stopped,
-        seconds=round(float(run.record.get("seconds") or 0) + seconds, 2),
+        seconds=run.seconds,
         checkpoint={"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
     )
-    parent = (run.record.get("lineage") or {}).get("metrics")
-    rows = [
-        [
-            config["stage"],
-            story.label(job),
-            *story.shown(metrics, monitor),
-            f"{step}/{trial.num_steps}",
-            duration(seconds),
-        ]
-    ]
-    if parent:
-        rows.insert(0, ["pretrain", run.record["lineage"]["run"], *story.shown(parent, monitor), "", ""])
-    screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
-    screen.line(f"run directory:  {story.shown_path(job.directory)}")
-    screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(config['outputs']))}")
+    story.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}")
     return Result(job.directory, metrics[f"val_{monitor}"], run.record)

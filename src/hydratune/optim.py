@@ -61,13 +61,14 @@ class Recipe(ABC):
                 decays = self.decay_norm_and_bias or parameters[name].ndim > 1
                 setting = (self.rate(i, len(groups)), self.weight_decay if decays else 0.0)
                 by_setting.setdefault(setting, []).append(name)
-        return self.optimizer_class()(
-            [
-                {"params": [parameters[n] for n in names], "names": names, "lr": lr, "base_lr": lr, "weight_decay": wd}
-                for (lr, wd), names in by_setting.items()
-            ],
-            **self.options,
-        )
+        settings = [
+            {"params": [parameters[n] for n in names], "names": names, "lr": lr, "base_lr": lr, "weight_decay": wd}
+            for (lr, wd), names in by_setting.items()
+        ]
+        try:
+            return self.optimizer_class()(settings, **self.options)
+        except TypeError as error:
+            raise ValueError(f"optimizer.options: {error}") from None
 
 
 class SGD(Recipe):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class Origin:
     tensors: Mapping[str, torch.Tensor] | None = None
     hash: str | None = None
     lineage: Mapping[str, Any] | None = None
+    classes: Sequence[str] | None = None  # what its head was made for, where that is known
+    hint: str = ""  # for an error, what is known of the network that it was
 
 
 def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], Path]) -> Origin:
@@ -41,7 +43,9 @@ def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], 
     asked = job.config["init_from"]
     if asked in (None, "auto") and body.weights is not None:
         said, tensors = body.weights()
-        return Origin(f"model.weights: {said}", tensors, hash=f"weights:{said}", lineage={"weights": said})
+        file = Path(said)
+        known = checkpoint.sha256(file) if file.is_file() else f"weights:{said}"
+        return Origin(f"model.weights: {said}", tensors, hash=known, lineage={"weights": said})
     if asked is None:
         return Origin("nothing: random initialisation")
     if asked == "auto":
@@ -77,7 +81,15 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
         "metrics": record.get("metrics"),
         "parent": record.get("lineage"),
     }
-    return Origin(str(path), {**snapshot.model, **snapshot.ema}, checkpoint.model_hash(path), lineage)
+    model = (record.get("made_of") or {}).get("model")
+    return Origin(
+        str(path),
+        {**snapshot.model, **snapshot.ema},
+        checkpoint.weights_hash(path),
+        lineage,
+        snapshot.state.get("classes"),
+        f". That run's model was {model}" if model else "",
+    )
 
 
 def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
@@ -111,7 +123,7 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
         directory = home / name
         overrides = as_overrides(config, choices)
         _record_overrides(directory, overrides)
-        pretraining = Job(config, directory, choices, overrides, job.text, job.trust, sweep=job.sweep)
+        pretraining = Job(config, directory, choices, overrides, job.text, job.trust, job.command, job.sweep)
         return pretrain(pretraining)
 
 

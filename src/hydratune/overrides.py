@@ -10,7 +10,14 @@ from typing import Any
 
 def quoted(value: str) -> str:
     """A word that the grammar reads back as itself."""
-    return value if re.fullmatch(r"[\w./:-]+", value) else "'" + value.replace("'", "\\'") + "'"
+    plain = re.fullmatch(r"[A-Za-z_./][\w./:-]*", value) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    )
+    return value if plain else "'" + value.replace("'", "\\'") + "'"
 
 
 def safe_name(name: str, longest: int = 120) -> str:

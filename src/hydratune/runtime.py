@@ -77,6 +77,8 @@ class Runtime:
         """Settings of the process."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        if self.torch_device.type == "cuda":  # convolutions that add in any order would not resume bit for bit
+            torch.backends.cudnn.deterministic = True
         if self.keep_memory and self.torch_device.type == "cpu":
             _keep_freed_memory()
 

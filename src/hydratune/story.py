@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hydratune.data.stream import Stream
 from hydratune.freeze import report
 from hydratune.models.network import Network
 from hydratune.record import pictures
-from hydratune.record.progress import Screen, markdown_table
+from hydratune.record.progress import Screen, duration, markdown_table
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
 from hydratune.types import DataSpec, LoadReport, Phase
@@ -70,6 +71,18 @@ def show_batch(run: Run, train_stream: Stream, spec: DataSpec) -> None:
     run.board.picture("batch", pictures.grid(pictures.visible(batch.inputs[:32], spec.mean, spec.std)), 0)
 
 
+def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float], monitor: str, best_step: str) -> None:
+    """The table at the end: this run, and above it the one that its weights came from."""
+    row = [job.config["stage"], label(job), *shown(metrics, monitor), best_step, duration(run.seconds)]
+    rows = [row]
+    parent = (run.record.get("lineage") or {}).get("metrics")
+    if parent:
+        rows.insert(0, ["pretrain", run.record["lineage"]["run"], *shown(parent, monitor), "", ""])
+    screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
+    screen.line(f"run directory:  {shown_path(job.directory)}")
+    screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(job.config['outputs']))}")
+
+
 def shown(metrics: Mapping[str, float], monitor: str) -> list[str]:
     return [f"{metrics[k]:.4f}" if k in metrics else "-" for k in (f"val_{monitor}", f"test_{monitor}")]
 
@@ -80,6 +93,8 @@ def show_mistakes(run: Run, seen: Any, val_stream: Stream, spec: DataSpec, step:
     run.board.text(
         "val/per_class", markdown_table(("class", "accuracy"), [(k, f"{v:.4f}") for k, v in per_class.items()])
     )
+    if len(per_class) <= 30:
+        run.board.scalars({f"val_class/{k}": v for k, v in per_class.items()}, step)
     run.board.picture("val/confusion", pictures.confusion(seen.confusion, names), step)
     if seen.worst:
         ids = torch.tensor([row[1] for row in seen.worst], device=val_stream.device)

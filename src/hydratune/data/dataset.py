@@ -104,6 +104,6 @@ def _rounded(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(v, 4) for v in values)
 
 
-def check_share(share: float) -> None:
+def check_share(key: str, share: float) -> None:
     if not 0 < share < 1:
-        raise ValueError(f"dataset.val_share={share}: a share between 0 and 1")
+        raise ValueError(f"dataset.{key}={share}: a share between 0 and 1")

@@ -7,6 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -49,11 +50,12 @@ def decode(path: Path, size: int) -> Tensor:
     Raises ValueError with the path for a file that is no whole image.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
+        with Image.open(path) as file:
+            file.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
+            image = ImageOps.exif_transpose(file)  # telephones store which way is up beside the pixels
             width, height = image.size
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
@@ -81,7 +83,9 @@ class FileImages(Dataset):
         workers: int,
     ) -> None:
         super().__init__(task, augment)
-        check_share(val_share)
+        check_share("val_share", val_share)
+        if test_share:
+            check_share("test_share", test_share)
         self.size, self.mean, self.std = size, mean, std
         self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
         self.memory_mb, self.workers = memory_mb, workers
@@ -92,9 +96,13 @@ class FileImages(Dataset):
     def index(self) -> tuple[dict[str, tuple[list[Path], Tensor]], list[str]]:
         """({part: (files, labels)}, class names), of the parts that the source has: train, and perhaps val and test."""
 
+    @cached_property
+    def _indexed(self) -> tuple[dict[str, tuple[list[Path], Tensor]], list[str]]:
+        return self.index()
+
     def files(self) -> str:
         """A digest of every file's class folder, name and size."""
-        parts, names = self.index()
+        parts, names = self._indexed
         lines = [f"{part} {names[label]} {path.name} {path.stat().st_size}" for part, (paths, labels) in parts.items()
                  for path, label in zip(paths, labels.tolist(), strict=True)]  # fmt: skip
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -102,7 +110,7 @@ class FileImages(Dataset):
     def _files(self) -> dict[str, tuple[list[Path], Tensor]]:
         """Every split; what the source has not is carved out of train."""
         if self._found is None:
-            parts, _ = self.index()
+            parts = dict(self._indexed[0])
             for name, share in (("test", self.test_share), ("val", self.val_share)):
                 if name not in parts:
                     paths, labels = parts["train"]
@@ -113,7 +121,7 @@ class FileImages(Dataset):
         return self._found
 
     def spec(self) -> DataSpec:
-        _, names = self.index()
+        names = self._indexed[1]
         mean, std = self.mean, self.std
         if mean is None or std is None:
             mean, std = pixel_statistics(self._sample_of_train())
@@ -123,7 +131,9 @@ class FileImages(Dataset):
         if self._fits("train"):
             return self.read("train")[0]
         paths, labels = self._files()["train"]
-        return FileSplit(paths, labels, self.size, self.workers).read(torch.arange(0, len(paths), len(paths) // 1000))
+        return FileSplit(paths, labels, self.size, self.workers).read(
+            torch.arange(0, len(paths), max(len(paths) // 1000, 1))
+        )
 
     def _fits(self, name: str) -> bool:
         return len(self._files()[name][0]) * 3 * self.size**2 <= self.memory_mb * 2**20

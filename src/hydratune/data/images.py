@@ -44,7 +44,7 @@ class TorchvisionImages(Dataset):
         super().__init__(task, augment)
         if name not in _SOURCES:
             raise ValueError(f"dataset.name={name}: one of {', '.join(_SOURCES)}")
-        check_share(val_share)
+        check_share("val_share", val_share)
         self.name, self.root, self.mean, self.std = name, Path(root), tuple(mean), tuple(std)
         self.download, self.val_share, self.split_seed = download, val_share, split_seed
         self._parts: dict[str, tuple[Tensor, Tensor, list[str]]] = {}

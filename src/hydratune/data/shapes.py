@@ -90,6 +90,9 @@ class Shapes(Dataset):
             raise ValueError(f"dataset.classes={classes}: 10 or 100")
         if shift not in SHIFTS:
             raise ValueError(f"dataset.shift={shift}: one of {', '.join(SHIFTS)}")
+        for key, value in (("train", train), ("val", val), ("test", test), ("noise", noise)):
+            if value < (key != "noise"):
+                raise ValueError(f"dataset.{key}={value}: must be at least {int(key != 'noise')}")
         super().__init__(task, augment)
         self.classes, self.sizes, self.noise = classes, {"train": train, "val": val, "test": test}, noise
         self.shift, self.split_seed = shift, split_seed

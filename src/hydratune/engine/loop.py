@@ -70,7 +70,7 @@ def train(trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cad
 def save(trial: Trial, step: int) -> None:
     """A checkpoint of after `step` updates; the best and the last are kept."""
     directory = trial.run.checkpoints
-    checkpoint.save(directory, step, trial.snapshot(step, stopped=trial.stopped))
+    checkpoint.save(directory, step, trial.snapshot(step))
     checkpoint.prune(directory, keep={step, trial.best.get("step", step)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -42,8 +43,9 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
     best = min(times, key=lambda c: times[c])
     chosen = best if times[best] <= GAIN * plain else candidates[0]
     seen = ", ".join(f"{c} {1000 * t:.1f} ms" for c, t in times.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": model[:200]}})
+    with contextlib.suppress(OSError):  # nowhere to remember it: probed again next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": model[:200]}})
     return chosen, f"probed ({seen})"
 
 

@@ -38,11 +38,9 @@ def load_optimizer_state(
             raise ValueError(f"checkpoint: optimizer state of an unknown parameter, {name}")
         parameter = parameters[name]
         if isinstance(value, Tensor) and value.ndim:  # a scalar, `step`, stays on the CPU as torch's optimizers keep it
-            if value.shape != parameter.shape:
-                raise ValueError(
-                    f"checkpoint: optimizer state {key} is {list(value.shape)}, not {list(parameter.shape)}"
-                )
-            value = value.to(parameter.device).contiguous(memory_format=layout(parameter))
+            value = value.to(parameter.device)
+            if value.shape == parameter.shape:  # factored state, as Adafactor's, has shapes of its own
+                value = value.contiguous(memory_format=layout(parameter))
         optimizer.state[parameter][field] = value
 
 

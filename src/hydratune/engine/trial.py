@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate
 from hydratune.engine.settings import Settings
 from hydratune.engine.state import Swapped, digest, load_optimizer_state, optimizer_state, peak_memory_mb
@@ -99,8 +100,10 @@ class Trial:
 
     def train_mode(self) -> None:
         assert self._phase is not None
-        for group, names in zip(self.network.groups, parameter_names(self.network.groups), strict=True):
-            group.module.train(not self._phase.trainable.isdisjoint(names))
+        owned = parameter_names(self.network.groups)
+        for i, (group, names) in enumerate(zip(self.network.groups, owned, strict=True)):
+            # A group without parameters of its own (dropout, pooling, a tied layer) follows the cut.
+            group.module.train(i >= self._phase.cut and (not names or not self._phase.trainable.isdisjoint(names)))
 
     def _hash_of_frozen(self) -> str:
         assert self._phase is not None
@@ -126,22 +129,24 @@ class Trial:
 
         started = time.perf_counter()
         micro = self.settings.accumulate
+        forward = 0.0
         if micro == 1:
             total, count = self._forward(step, 0, features, batch, first)
             loss = total / count
-            forward = time.perf_counter()
+            forward = time.perf_counter() - started
             loss.backward()
         else:
             # The loss is a sum: gradients add up, and are divided once by the global count.
             loss, count = torch.zeros_like(self._loss), 0
             for m, (part, sub) in enumerate(_micro_batches(features, batch, micro)):
+                began = time.perf_counter()
                 total, samples = self._forward(step, m, part, sub, first)
+                forward += time.perf_counter() - began
                 total.backward()
                 loss += total.detach()
                 count += samples
             torch._foreach_div_([p.grad for p in self._trainable if p.grad is not None], count)
             loss /= count
-            forward = started  # the two alternate; both are counted as backward
         norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
         if not math.isfinite(norm):
             self._refuse(step, float(loss.detach()), batch)
@@ -155,8 +160,8 @@ class Trial:
         self._loss += loss.detach()
         self._norm = norm
         self._summed += 1
-        self.seconds["forward"] += forward - started
-        self.seconds["backward"] += time.perf_counter() - forward
+        self.seconds["forward"] += forward
+        self.seconds["backward"] += time.perf_counter() - started - forward
 
     def _forward(self, step: int, micro: int, features: Features, batch: Batch, first: int) -> tuple[Tensor, int]:
         assert self._phase is not None
@@ -183,13 +188,13 @@ class Trial:
 
     # ---- evaluation and record
 
-    def evaluate(self, step: int, stream: Any, prefix: str = "val") -> Metrics:
+    def evaluate(self, step: int, stream: Stream) -> Metrics:
         """Measure after `step` updates, with the averaged weights where there are any; keep count of the best."""
         with self.averaged_weights():
             metrics = evaluate(self.network, self.task, stream, self.spec, self.runtime)
         values = metrics.compute()
         self.last = values
-        self.run.board.scalars({f"{prefix}/{k}": v for k, v in values.items()}, step)
+        self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         score = values[self.task.monitor]
         if not self.best or score > self.best["value"]:
             self.best = {"step": step, "value": score, "metrics": values}
@@ -240,6 +245,8 @@ class Trial:
             "loss": float(self._loss),
             "grad_norm": float(self._norm),
             "summed": self._summed,
+            "stopped": self.stopped,
+            "classes": list(self.spec.class_names),
             "precision": str(self.runtime.chosen),
             **more,
         }
@@ -257,6 +264,7 @@ class Trial:
         self._loss.fill_(state["loss"])
         self._norm = torch.tensor(state["grad_norm"])
         self._summed = state["summed"]
+        self.stopped = state["stopped"]
         return state["step"]
 
 

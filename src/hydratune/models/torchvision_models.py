@@ -44,7 +44,10 @@ def torchvision_model(
     options: dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
-    source = _vit(name, size, small, options) if name.startswith("vit_") else models.get_model(name, **options)
+    try:
+        source = _vit(name, size, small, options) if name.startswith("vit_") else models.get_model(name, **options)
+    except TypeError:
+        raise ValueError(f"model.dropout={dropout}: {name} has no such option") from None
     head_name = _remove_head(source)
     groups = _stages(source, small)
     loader = None if weights is None else lambda: _weights(name, weights)
@@ -72,7 +75,9 @@ def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
 
 def _remove_head(source: nn.Module) -> str:
     """Put the identity in place of the last Linear (or the 1x1 convolution of SqueezeNet); its name."""
-    last = [n for n, m in source.named_modules() if isinstance(m, nn.Linear)]
+    layers = dict(source.named_modules())
+    last = [n for n, m in layers.items() if isinstance(m, nn.Linear)]
+    last = last or [n for n, m in layers.items() if isinstance(m, nn.Conv2d) and n.startswith("classifier.")]
     if not last:
         raise ValueError("model.name: this model does not end in a Linear, so it has no head to replace")
     parent, _, child = last[-1].rpartition(".")
@@ -84,10 +89,14 @@ def _vit(name: str, size: int, small: bool, options: dict[str, Any]) -> nn.Modul
     from torchvision import models
 
     if not small:
+        patch = int(name.rpartition("_")[2])
+        if size % patch:
+            raise ValueError(f"model.name={name}: {size} px is no multiple of its patches' {patch}; set dataset.size")
         return models.get_model(name, image_size=size, **options)
+    patch = next(p for p in range(max(size // 8, 1), 0, -1) if size % p == 0)
     base = {"b": (12, 12, 768, 3072), "l": (24, 16, 1024, 4096), "h": (32, 16, 1280, 5120)}[name.split("_")[1]]
     layers, heads, hidden, mlp = base
-    return models.VisionTransformer(size, max(size // 8, 1), layers, heads, hidden, mlp, **options)
+    return models.VisionTransformer(size, patch, layers, heads, hidden, mlp, **options)
 
 
 def _stages(source: nn.Module, small: bool) -> Groups:

@@ -40,6 +40,8 @@ def save(directory: Path, step: int, snapshot: Snapshot) -> Path:
     final = directory / f"step-{step:08d}"
     partial = directory / f".partial-{final.name}-{os.getpid()}"
     directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob(".partial-*"):  # of a process that was killed while it saved; the run is claimed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir()
         for name in ("model", "optimizer", "ema"):
@@ -86,6 +88,12 @@ def verify(path: Path) -> None:
 def model_hash(path: Path) -> str:
     """SHA-256 of the weights, from the manifest."""
     return json.loads((path / MANIFEST).read_text())["model.safetensors"]["sha256"]
+
+
+def weights_hash(path: Path) -> str:
+    """The same, and that of the averaged weights where there are any: what a run that starts from here starts from."""
+    entries = json.loads((path / MANIFEST).read_text())
+    return "+".join(entries[f"{n}.safetensors"]["sha256"] for n in ("model", "ema") if f"{n}.safetensors" in entries)
 
 
 def steps(directory: Path) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,8 @@ class Run:
         self.directory = directory
         self.checkpoints = directory / "checkpoints"
         self._lock = claim(directory)
-        known = read_record(directory)
+        known = {k: v for k, v in read_record(directory).items() if k not in ("error", "nonfinite")}
+        self._before, self._started = float(known.get("seconds") or 0), time.perf_counter()
         self.record: dict[str, Any] = {**known, **record, "status": "running"}
         self.update()
         self.board = Board(directory, first_step)
@@ -33,6 +35,11 @@ class Run:
         """Change entries of run.json, atomically."""
         self.record.update(changes)
         write_json(self.directory / "run.json", self.record)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, earlier sessions that ended in an orderly way included."""
+        return round(self._before + time.perf_counter() - self._started, 2)
 
     def table(self, name: str, markdown: str) -> None:
         """A report as `<name>.md` and as text in TensorBoard."""
@@ -48,6 +55,7 @@ class Run:
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             self.update(status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
+            self.update(seconds=self.seconds)
         self.board.close()
         os.close(self._lock)
 

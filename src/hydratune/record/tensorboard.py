@@ -15,14 +15,15 @@ class Board:
     def __init__(self, directory: Path, first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else 0)
+        self._first_step = first_step
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
-    def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        self._writer.add_text(tag, markdown, step)
+    def text(self, tag: str, markdown: str) -> None:
+        self._writer.add_text(tag, markdown, self._first_step)
 
     def picture(self, tag: str, image: Tensor, step: int) -> None:
         """image: [3, H, W] uint8"""
@@ -36,9 +37,6 @@ class Board:
         for summary in summaries(plain, dict(metrics)):
             self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)
-
-    def flush(self) -> None:
-        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
