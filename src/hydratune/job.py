@@ -146,7 +146,7 @@ def _load(network: Network, origin: Origin, spec: DataSpec, share: float) -> Loa
         report = load_into(network.state_dict(), head, tensors, origin.said, share)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
-    reasons = {n: "made for other classes" for n in other & origin.tensors.keys()}
+    reasons = dict.fromkeys(other & origin.tensors.keys(), "made for other classes")
     return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
 
 
