@@ -53,7 +53,7 @@ def make_job(overrides: list[str], directory: Path, sweep: bool = False, trust: 
     config = compose_config([*overrides, f"outputs={directory / 'outputs'}", "name=test"])
     choices = {k: str(v) for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
-    job = Job(plain, directory / "run", choices, overrides, OmegaConf.to_yaml(config), trust, sweep)
+    job = Job(plain, directory / "run", choices, overrides, OmegaConf.to_yaml(config), trust, sweep=sweep)
     validate(job)
     return job
 
