@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,13 @@ class Recipe(ABC):
             {"params": [parameters[n] for n in names], "names": names, "lr": lr, "base_lr": lr, "weight_decay": wd}
             for (lr, wd), names in by_setting.items()
         ]
+        optimizer = self.optimizer_class()
+        options = dict(self.options)
+        fusable = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters.values())
+        if fusable and "fused" in inspect.signature(optimizer).parameters:
+            options.setdefault("fused", True)  # one kernel for all parameters rather than a few for each
         try:
-            return self.optimizer_class()(settings, **self.options)
+            return optimizer(settings, **options)
         except TypeError as error:
             raise ValueError(f"optimizer.options: {error}") from None
 

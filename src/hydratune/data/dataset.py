@@ -85,7 +85,7 @@ def carve(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     g = torch.Generator().manual_seed(derive_seed(seed, "carve"))
     carved = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in labels.bincount().nonzero().flatten().tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=g)]
         count = max(round(share * len(members)), 1) if len(members) > 1 else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +48,39 @@ class TorchvisionImages(Dataset):
         check_share("val_share", val_share)
         self.name, self.root, self.mean, self.std = name, Path(root), tuple(mean), tuple(std)
         self.download, self.val_share, self.split_seed = download, val_share, split_seed
-        self._parts: dict[str, tuple[Tensor, Tensor, list[str]]] = {}
 
     def spec(self) -> DataSpec:
         _, size, channels, _ = _SOURCES[self.name]
-        _, _, names = self._part("train")
-        return DataSpec((channels, size, size), tuple(names), self.mean, self.std)
+        names = _read_part(self.name, self.root, self.download, "train")[2]
+        return DataSpec((channels, size, size), names, self.mean, self.std)
 
     def read(self, name: str) -> tuple[Tensor, Tensor]:
-        images, labels, _ = self._part("test" if name == "test" else "train")
         if name == "test":
-            return images, labels
-        ids = dict(zip(("train", "val"), carve(labels, self.val_share, self.split_seed), strict=True))[name]
-        return images[ids], labels[ids]
+            return _read_part(self.name, self.root, self.download, "test")[:2]
+        return _read_carved(self.name, self.root, self.download, self.val_share, self.split_seed)[name]
 
-    def _part(self, part: str) -> tuple[Tensor, Tensor, list[str]]:
-        if part not in self._parts:
-            class_name, _, _, arguments = _SOURCES[self.name]
-            source = open_torchvision(class_name, self.root, self.download, arguments[part])
-            images = torch.as_tensor(source.data)
-            if images.ndim == 3:
-                images = images.unsqueeze(1)
-            elif images.shape[-1] == 3:
-                images = images.permute(0, 3, 1, 2)
-            labels = torch.as_tensor(getattr(source, "targets", getattr(source, "labels", None))).long()
-            names = [str(n) for n in getattr(source, "classes", range(10))]
-            self._parts[part] = (images.contiguous(), labels, names)
-        return self._parts[part]
+
+# The jobs of a sweep that share a process read their data once.
+@lru_cache(maxsize=4)
+def _read_part(name: str, root: Path, download: bool, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """(images [N, C, H, W] uint8, labels [N], class names) of a part that the source has."""
+    class_name, _, _, arguments = _SOURCES[name]
+    source = open_torchvision(class_name, root, download, arguments[part])
+    images = torch.as_tensor(source.data)
+    if images.ndim == 3:
+        images = images.unsqueeze(1)
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(getattr(source, "targets", getattr(source, "labels", None))).long()
+    names = tuple(str(n) for n in getattr(source, "classes", range(10)))
+    return images.contiguous(), labels, names
+
+
+@lru_cache(maxsize=2)
+def _read_carved(name: str, root: Path, download: bool, share: float, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    images, labels, _ = _read_part(name, root, download, "train")
+    parts = zip(("train", "val"), carve(labels, share, seed), strict=True)
+    return {part: (images[ids], labels[ids]) for part, ids in parts}
 
 
 def open_torchvision(class_name: str, root: Path, download: bool, arguments: dict[str, Any]) -> Any:
