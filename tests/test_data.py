@@ -308,9 +308,22 @@ def test_fashion_mnist_as_torchvision_reads_it(data_root: Path) -> None:
     data = TorchvisionImages(Classification(), Augment(), "fashion_mnist", str(data_root), [0.286], [0.353])
     images, labels = data.read("test")
     assert torch.equal(images[:, 0], FashionMNIST(str(data_root), train=False).data)
-    assert data.spec().class_names[0] == "T-shirt/top" and len(labels) == 10_000
+    source = FashionMNIST(str(data_root), train=False)
+    assert torch.equal(labels, source.targets) and data.spec().class_names == tuple(source.classes)
     train, val = data.read("train")[1], data.read("val")[1]
     assert len(train) == 54_000 and torch.bincount(val).tolist() == [600] * 10
+
+
+def test_a_truncated_idx_file_is_named(tmp_path: Path) -> None:
+    from hydratune.data.images import _read_idx
+
+    whole = bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])
+    (tmp_path / "labels").write_bytes(whole)
+    assert _read_idx(tmp_path / "labels").tolist() == [7, 8, 9]
+    for broken in (whole[:-1], b"\1" + whole[1:], whole[:6]):
+        (tmp_path / "labels").write_bytes(broken)
+        with pytest.raises(ValueError, match="labels is not a whole idx file"):
+            _read_idx(tmp_path / "labels")
 
 
 # ---- metrics

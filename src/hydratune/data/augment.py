@@ -81,9 +81,13 @@ class Augment:
             y, x = (draws[:, 1:3] * (2 * p + 1)).long().unbind(1)
             images = windows[rows, :, y, x]
         else:
-            images = padded if rows is None else padded[rows]
+            images = padded.clone() if rows is None else padded[rows]
         if self.flip:
-            images = torch.where((draws[:, 0] < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+            flipped = draws[:, 0] < 0.5
+            if images.is_cpu:  # half the copying; on a GPU it would make the host wait for the count
+                ids = flipped.nonzero().flatten()
+                return images.index_copy_(0, ids, images[ids].flip(3))  # `images` is a copy of this batch alone
+            images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
         return images
 
     def values(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,12 @@ _SOURCES: dict[str, tuple[str, int, int, dict[str, dict[str, Any]]]] = {
     "cifar100": ("CIFAR100", 32, 3, _TRAIN_FLAG),
     "svhn": ("SVHN", 32, 3, {"train": {"split": "train"}, "test": {"split": "test"}}),
 }
+_IDX_NAMES: dict[str, tuple[str, ...]] = {
+    "MNIST": ("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four", "5 - five", "6 - six", "7 - seven",
+              "8 - eight", "9 - nine"),
+    "FashionMNIST": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+                     "Ankle boot"),
+}  # fmt: skip
 
 
 class TorchvisionImages(Dataset):
@@ -65,6 +72,10 @@ class TorchvisionImages(Dataset):
 def _read_part(name: str, root: Path, download: bool, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """(images [N, C, H, W] uint8, labels [N], class names) of a part that the source has."""
     class_name, _, _, arguments = _SOURCES[name]
+    if class_name in _IDX_NAMES and (root / class_name / "raw" / _idx_file(part, "images-idx3")).is_file():
+        folder = root / class_name / "raw"
+        images, labels = (_read_idx(folder / _idx_file(part, kind)) for kind in ("images-idx3", "labels-idx1"))
+        return images.unsqueeze(1), labels.long(), _IDX_NAMES[class_name]
     source = open_torchvision(class_name, root, download, arguments[part])
     images = torch.as_tensor(source.data)
     if images.ndim == 3:
@@ -74,6 +85,24 @@ def _read_part(name: str, root: Path, download: bool, part: str) -> tuple[Tensor
     labels = torch.as_tensor(getattr(source, "targets", getattr(source, "labels", None))).long()
     names = tuple(str(n) for n in getattr(source, "classes", range(10)))
     return images.contiguous(), labels, names
+
+
+def _idx_file(part: str, kind: str) -> str:
+    return f"{'train' if part == 'train' else 't10k'}-{kind}-ubyte"
+
+
+def _read_idx(path: Path) -> Tensor:
+    """A file of the MNIST family: two zero bytes, type, number of dimensions, sizes as big-endian int32, then bytes.
+
+    Read here because importing torchvision takes longer than the whole file does.
+    """
+    content = bytearray(path.read_bytes())
+    dimensions = content[3]
+    sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    start = 4 + 4 * dimensions
+    if content[:3] != b"\0\0\x08" or len(content) != start + math.prod(sizes):
+        raise ValueError(f"dataset: {path} is not a whole idx file of bytes")
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(sizes)
 
 
 @lru_cache(maxsize=2)

@@ -81,7 +81,10 @@ class Stream:
     def images(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] float, normalised and not augmented."""
         pixels = self.split.read(ids.cpu()).to(self.device)
-        return torch.addcmul(self._shift, pixels.float(), self._scale)
+        return self._normalised(pixels)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return pixels.float().mul_(self._scale).add_(self._shift)
 
     def _read(self, ids: list[Tensor]) -> Iterator[Tensor | None]:
         """Images per batch, read ahead where that costs time; None where they lie in memory."""
@@ -105,7 +108,7 @@ class Stream:
             values = self.augment.values(pixels.float().div_(255), draws)
             values = (values - self._mean) / self._std
         else:
-            values = torch.addcmul(self._shift, pixels.float(), self._scale)
+            values = self._normalised(pixels)
         if draws is not None:
             values = self.augment.blank(values, draws)
         if values.shape[1] != self.channels:
