@@ -104,11 +104,10 @@ def show_mistakes(run: Run, seen: Any, val_stream: Stream, spec: DataSpec, step:
 
 
 def hparams(job: Job) -> dict[str, Any]:
-    """What was chosen and what was typed; one column each in TensorBoard's HPARAMS tab."""
-    groups = ("model", "dataset", "freeze", "optimizer", "schedule")
-    shown = {g: job.choices.get(g, "") for g in groups}
-    shown |= {"optimizer.lr": job.config["optimizer"]["lr"], "seed": job.config["seed"]}
-    shown |= {"batch_size": job.config["batch_size"]}
+    """What was chosen and what was typed; one column each in TensorBoard's HPARAMS tab, which shows five at first."""
+    shown: dict[str, Any] = {g: job.choices.get(g, "") for g in ("dataset", "freeze", "model", "optimizer")}
+    shown["optimizer.lr"] = job.config["optimizer"]["lr"]
+    shown["seed"] = job.config["seed"]
     for override in job.overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key not in shown and not key.startswith(("hydra", "outputs", "name", "resume", "trust", "test", "stage")):
