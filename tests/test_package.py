@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_wheel_runs_in_a_clean_environment(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)], check=True
+    )
     (wheel,) = tmp_path.glob("hydratune-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "hydratune/conf/config.yaml" in names and not [n for n in names if n.startswith(("tests", "scripts"))]
