@@ -45,16 +45,17 @@ def main() -> None:
     rows, tests = [], {}
     with tempfile.TemporaryDirectory() as home:
         for arm, origin in (("pretrained", options.origin), ("from scratch", "null")):
+            place = Path(home) / arm.split()[-1]
             common = [*base, f"init_from={origin}", seeds]
             records: list[dict[str, object]] = []
             by_rate: dict[float, list[float]] = {}
             if len(options.rates) > 1:
-                records = sweep([*common, "optimizer.lr=" + ",".join(options.rates)], Path(home) / f"{arm.split()[-1]}_grid")
+                records = sweep([*common, "optimizer.lr=" + ",".join(options.rates)], place / "grid")
             for record in records:
                 rate = record["made_of"]["optimizer"]["lr"]  # type: ignore[index]
                 by_rate.setdefault(rate, []).append(record["metrics"]["val_accuracy"])  # type: ignore[index]
             best = max(by_rate, key=lambda r: statistics.mean(by_rate[r])) if by_rate else float(options.rates[0])
-            tested = sweep([*common, f"optimizer.lr={best}", "test=true"], Path(home) / f"{arm.split()[-1]}_best")
+            tested = sweep([*common, f"optimizer.lr={best}", "test=true"], place / "best")
             by_rate[best] = [r["metrics"]["val_accuracy"] for r in tested]  # type: ignore[index]
             tests[arm] = [r["metrics"]["test_accuracy"] for r in tested]  # type: ignore[index]
             grid = "  ".join(f"{r:g}: {statistics.mean(v):.3f}" for r, v in sorted(by_rate.items()))
