@@ -23,7 +23,7 @@ from hydratune.randomness import derive_seed
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
-from hydratune.types import Batch, DataSpec, Features, Metrics, Phase, Task
+from hydratune.types import Batch, DataSpec, Features, Phase, Task
 
 
 class NonFinite(RuntimeError):
@@ -188,11 +188,10 @@ class Trial:
 
     # ---- evaluation and record
 
-    def evaluate(self, step: int, stream: Stream) -> Metrics:
+    def evaluate(self, step: int, stream: Stream) -> None:
         """Measure after `step` updates, with the averaged weights where there are any; keep count of the best."""
         with self.averaged_weights():
-            metrics = evaluate(self.network, self.task, stream, self.spec, self.runtime)
-        values = metrics.compute()
+            values = evaluate(self.network, self.task, stream, self.spec, self.runtime).compute()
         self.last = values
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         score = values[self.task.monitor]
@@ -203,7 +202,6 @@ class Trial:
             self.since_best += 1
         if self.settings.patience is not None and self.since_best >= self.settings.patience:
             self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
-        return metrics
 
     def averaged_weights(self) -> Swapped:
         return Swapped(self._averaged, self._ema)
