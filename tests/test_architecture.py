@@ -20,7 +20,7 @@ FLOORS = [
     {"cli"},
     {"command"},
     {"job"},
-    {"origin"},
+    {"origin", "outcome"},
     {"story"},
     {"assemble"},
     {"construct", "fingerprint", "overrides"},

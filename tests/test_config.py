@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune import construct
-from hydratune.assemble import config_directory, validate
+from hydratune.assemble import config_directory, strategy_node, validate
 from tests.conftest import compose_config, hydratune, make_job
 
 CONF = config_directory()
@@ -31,7 +31,7 @@ def test_every_option_composes_and_builds(choice: str, tmp_path: Path) -> None:
         return  # built in test_models, where their outputs are looked at too
     if choice == "optimizer=muon":
         pytest.importorskip("timm")
-    node = {k: v for k, v in job.config[group].items() if v is not None or group != "freeze"}
+    node = strategy_node(job.config[group], sweep=False) if group == "freeze" else job.config[group]
     assert construct.construct(node, group, (), input_shape=(3, 32, 32)) is not None
 
 
@@ -157,7 +157,7 @@ def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
 
     stage = dict(make_job(["stage=pretrain"], tmp_path).config)
     node = dict(make_job(["stage=finetune"], tmp_path).config)
-    node = {**node, **node["pretrain"], "freeze": {"_target_": "hydratune.freeze.strategies.Nothing"}}
+    node = {**node, **node["pretrain"], "freeze": {"_target_": "hydratune.freeze.strategies.Nothing", "norm": "frozen"}}
     assert fingerprint(content(stage, None, "", "auto")) == fingerprint(content(node, None, "", "auto"))
 
 

@@ -210,8 +210,19 @@ def test_mixing_keeps_the_books(augment: Augment) -> None:
     assert not torch.equal(mixed, augment.mix(images, targets, 6, seed=0, step=4)[0])
 
 
-def test_deterministic_says_whether_epochs_repeat() -> None:
-    assert Augment().deterministic and not FULL.deterministic and not Augment(mixup=0.1).deterministic
+def test_an_augmentation_says_how_many_versions_of_an_image_it_makes() -> None:
+    assert Augment().distinct == 1 and Augment(views=3).distinct == 1
+    assert (
+        FULL.distinct is None and Augment(mixup=0.1).distinct is None and Augment(views=2, cutmix=1.0).distinct is None
+    )
+    assert Augment(flip=True, views=3).distinct == 3
+
+
+def test_fixed_views_come_round_again() -> None:
+    augment = Augment(flip=True, crop_padding=2, views=2)
+    tables = [augment.table(0, epoch, 5) for epoch in range(4)]
+    assert torch.equal(tables[0], tables[2]) and torch.equal(tables[1], tables[3])
+    assert not torch.equal(tables[0], tables[1])
 
 
 @pytest.mark.parametrize(

@@ -12,87 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import MemorySplit
 from hydratune.data.stream import Stream
-from hydratune.engine.loop import train
-from hydratune.engine.settings import Cadence, Settings
-from hydratune.engine.trial import NonFinite, Trial, fork
-from hydratune.freeze.report import rows
+from hydratune.engine.trial import NonFinite
+from hydratune.freeze.report import trains as rows
 from hydratune.freeze.strategies import HeadOnly, LastGroups, Nothing, Pattern
 from hydratune.layer_groups import parameter_names
-from hydratune.models.network import Network, build_network
+from hydratune.models.network import build_network
 from hydratune.optim import SGD, AdamW, Constant, Cosine, Linear, Recipe, Schedule, Steps, Torch
 from hydratune.record import checkpoint
-from hydratune.record.run import Run
 from hydratune.runtime import Runtime
 from hydratune.tasks.classification import Classification
-from hydratune.types import Body, DataSpec
-
-CPU = torch.device("cpu")
-SPEC = DataSpec((3, 8, 8), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
-
-
-class Silent:
-    def show(self, step: int, seen: object) -> None: ...
-
-    milestone = show
-
-
-def network(dropout: float = 0.0, norm: bool = True) -> Network:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        source = nn.Module()
-        source.stem = nn.Conv2d(3, 6, 3, bias=False)
-        source.bn = nn.BatchNorm2d(6) if norm else nn.Identity()
-        source.middle = nn.Conv2d(6, 8, 3, stride=2)
-        source.bn2 = nn.BatchNorm2d(8) if norm else nn.Identity()
-        body = Body(
-            source,
-            [
-                ("stem", nn.Sequential(source.stem, source.bn, nn.ReLU())),
-                ("middle", nn.Sequential(source.middle, source.bn2, nn.ReLU(), nn.Dropout(dropout), nn.Flatten())),
-            ],
-        )
-        return build_network(body, nn.Linear(32, 3))
-
-
-def stream(batch_size: int = 8, augment: Augment | None = None, n: int = 40) -> Stream:
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return Stream(MemorySplit(images, torch.arange(n) % 3), SPEC, batch_size, CPU, 3, augment, seed=5)
-
-
-def trial(
-    home: Path,
-    net: Network,
-    strategy: Any = None,
-    steps: int = 12,
-    recipe: Recipe | None = None,
-    schedule: Schedule | None = None,
-    name: str = "run",
-    **settings: Any,
-) -> Trial:
-    phases = (strategy or Nothing()).phases(net.groups, steps)
-    run = Run(home / name, {})
-    return Trial(
-        net, phases, Classification(), SPEC, recipe or SGD(0.05, momentum=0.9), schedule or Constant(),
-        Settings(**settings), Runtime(precision="fp32", keep_memory=False), run, seed=7,
-    )  # fmt: skip
-
-
-def go(trials: list[Trial], first: int = 0, data: Stream | None = None, every: int = 100) -> None:
-    train(trials, data or stream(), stream(), Cadence(every, every, 4), Silent(), first)  # type: ignore[arg-type]
-    for t in trials:
-        t.run.__exit__(None, None, None)
-
-
-def weights(net: Network) -> dict[str, torch.Tensor]:
-    return {n: t.detach().clone() for n, t in net.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
-
+from hydratune.types import Body
+from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
 
 # ---- against plain PyTorch
 
@@ -217,9 +148,9 @@ def test_dropout_in_a_frozen_trunk_is_off(tmp_path: Path) -> None:
 def test_the_freeze_report_tells_what_trains() -> None:
     net = network()
     (row,) = rows(net.groups, LastGroups(1).phases(net.groups, 10))
-    assert row[1:3] == ("0-9", "middle, head") and "stops at middle" in row[5]
+    assert row[1:3] == ("0-9", "middle, head") and "stops at middle" in row[6]
     (row,) = rows(net.groups, Pattern(train=["stem", "head"]).phases(net.groups, 10))
-    assert "runs through all, through frozen middle" in row[5]
+    assert "runs through all, through frozen middle" in row[6]
 
 
 def test_a_pattern_that_matches_nothing_lists_the_names() -> None:
@@ -241,13 +172,13 @@ def test_trials_over_one_trunk_equal_each_alone(tmp_path: Path) -> None:
     recipes: list[Recipe] = [SGD(0.1), AdamW(0.01), SGD(0.01, momentum=0.9)]
     alone = []
     for i, (s, r) in enumerate(zip(strategies, recipes, strict=True)):
-        net = fork(base, 0)
+        net = base.fork(0)
         go(
             [trial(tmp_path, net, s, steps=8 + 2 * i, recipe=r, name=f"alone{i}")],
             data=stream(augment=Augment(flip=True)),
         )
         alone.append(weights(net))
-    nets = [fork(base, s.phases(base.groups, 1)[0].cut) for s in strategies]
+    nets = [base.fork(s.phases(base.groups, 1)[0].cut) for s in strategies]
     assert nets[0].groups[0].module is nets[1].groups[0].module  # the trunk is one
     together = [
         trial(tmp_path, net, s, steps=8 + 2 * i, recipe=r, name=f"together{i}")
@@ -277,7 +208,7 @@ def test_a_resumed_trial_ends_bit_for_bit_where_it_would_have(tmp_path: Path, st
     saved = checkpoint.load(checkpoint.save(tmp_path / "c", at, t.snapshot(at)))
     t.run.__exit__(None, None, None)
 
-    other = fork(network(dropout=0.3), 0)
+    other = network(dropout=0.3).fork(0)
     with torch.no_grad():
         for tensor in other.state_dict().values():
             tensor.add_(1)

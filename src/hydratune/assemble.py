@@ -14,6 +14,8 @@ from hydratune import construct
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# keys of conf/freeze/_base.yaml that no strategy sees, and what they may be
+OF_EVERY_STRATEGY = {"norm": ("frozen", "statistics", "affine"), "cache": ("auto", "off", "memory", "disk")}
 COMPONENTS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime", "engine")
 
 
@@ -82,7 +84,7 @@ def validate(job: Job) -> None:
     for where, node in (("", config), ("pretrain.", pretrain)):
         for name in COMPONENTS:
             if name in node:
-                own = without_foreign_keys(node[name], job.sweep) if name == "freeze" else node[name]
+                own = strategy_node(node[name], job.sweep) if name == "freeze" else node[name]
                 construct.check(own, where + name, job.trust)
         if node:
             _validate_numbers(where, node)
@@ -91,6 +93,11 @@ def validate(job: Job) -> None:
         raise ValueError(f"init_from={origin}: must be null, auto or a path")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"init_share={share}: must be a share between 0 and 1")
+    for key, options in OF_EVERY_STRATEGY.items():
+        if (value := config["freeze"].get(key)) not in (None, *options):
+            raise ValueError(f"freeze.{key}={value}: {construct.nearest(str(value), options)}")
+    if not isinstance(config["dry_run"], bool):
+        raise ValueError(f"dry_run={config['dry_run']}: must be true or false")
     if config["test"] not in (True, False, "auto"):
         raise ValueError(f"test={config['test']}: must be auto, true or false")
     if config["resume"] not in (None, "auto"):
@@ -110,9 +117,12 @@ def _validate_numbers(where: str, node: Mapping[str, Any]) -> None:
         raise ValueError(f"{where}epochs or {where}steps must be given")
 
 
-def without_foreign_keys(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
-    """The keys that the strategy has. A foreign one is refused in a single run; a sweep has it for another strategy."""
-    given = {k: v for k, v in freeze.items() if v is not None}
+def strategy_node(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
+    """What the strategy's constructor is given: not the keys of every strategy, which the phases and the loop take.
+
+    A key foreign to the strategy is refused in a single run; a sweep has it for another strategy.
+    """
+    given = {k: v for k, v in freeze.items() if v is not None and k not in OF_EVERY_STRATEGY}
     if not sweep:
         return given
     return {k: v for k, v in given.items() if k == construct.TARGET or construct.accepts(given, k)}

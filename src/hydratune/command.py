@@ -23,7 +23,9 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     """
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
-        return list(arguments)
+        dry = "dry_run=true" in arguments and not {"-m", "--multirun"}.intersection(arguments)
+        # nothing is trained, so no directory is made
+        return [*arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
     directory = Path(found[-1]).expanduser()
     record = directory / ".hydra" / "overrides.yaml"
     if not record.is_file():

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hydratune import construct, story
-from hydratune.assemble import COMPONENTS, Job, without_foreign_keys
+from hydratune.assemble import COMPONENTS, Job, strategy_node
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
-from hydratune.engine.evaluate import evaluate
 from hydratune.engine.loop import train
-from hydratune.engine.probe import choose_precision
+from hydratune.engine.probe import choose_precision, cost_meter
 from hydratune.engine.settings import Settings
 from hydratune.engine.trial import Trial
+from hydratune.engine.trunk import Caches, plan_caches
 from hydratune.fingerprint import content, differences, fingerprint
+from hydratune.freeze import report
+from hydratune.freeze.phases import with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
+from hydratune.optim import Recipe
 from hydratune.origin import Origin, find_origin
+from hydratune.outcome import Result, complete, finish
 from hydratune.pretrained import load_into
 from hydratune.record import checkpoint
+from hydratune.record.features import cache_home
 from hydratune.record.progress import Screen
 from hydratune.record.run import Run, read_record
 from hydratune.runtime import Precision, Runtime
-from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport
-
-
-@dataclass(frozen=True)
-class Result:
-    directory: Path
-    metric: float  # validation, at the best evaluation
-    record: Mapping[str, Any]
+from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase
 
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
@@ -45,8 +44,9 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
     config, seed = job.config, job.config["seed"]
     resumed, known = _resumable(job), read_record(job.directory)
     parts = {k: construct.construct(config[k], k, job.trust) for k in COMPONENTS if k not in ("model", "freeze")}
-    strategy = without_foreign_keys(config["freeze"], job.sweep)
+    strategy = strategy_node(config["freeze"], job.sweep)
     freeze: FreezeStrategy = construct.construct(strategy, "freeze", job.trust)
+    norm = config["freeze"].get("norm") or "frozen"
     runtime: Runtime = parts["runtime"]
     runtime.start()
     dataset: Dataset = parts["dataset"]
@@ -56,18 +56,22 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
     train_split, val_split = dataset.split("train"), dataset.split("val")
     steps_per_epoch = max(len(train_split) // min(config["batch_size"], len(train_split)), 1)
     num_steps = config["steps"] or config["epochs"] * steps_per_epoch
-    phases = freeze.phases(network.groups, num_steps)
+    base = network.state_dict()  # what `init_from` fills
+    network = _adapted(network, freeze, seed)
+    phases = with_norms(freeze.phases(network.groups, num_steps), network.groups, norm)
 
     # All that can fail in this job has been tried; only now the pretraining that it may ask for.
-    if resumed is not None and known.get("init_from") == config["init_from"]:
+    if config["dry_run"]:
+        origin = Origin("nothing: a dry run loads nothing")
+    elif resumed is not None and known.get("init_from") == config["init_from"]:
         origin = Origin("the run itself", hash=known["made_of"]["origin"], lineage=known["lineage"])
     else:
         origin = find_origin(job, body, screen, lambda pretraining: run_job(pretraining, screen).directory)
-    made_of = content({**config, "freeze": strategy}, origin.hash, dataset.files(), runtime.precision)
+    made_of = content({**config, "freeze": {**strategy, "norm": norm}}, origin.hash, dataset.files(), runtime.precision)
     if resumed is not None:
         _refuse_changes(job, known, made_of)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
-    loaded = _load(network, origin, spec, config["init_share"])
+    loaded = _load(base, set(network.head.names.values()), origin, spec, config["init_share"])
     runtime, how = _settle_precision(job, runtime, network, dataset, spec, body, train_split, snapshot)
     network.to(runtime.torch_device, runtime.chosen.memory_format)
 
@@ -77,8 +81,16 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
             runtime.chosen.memory_format,
         )  # fmt: skip
 
+    train_stream, val_stream = stream(train_split, dataset.augment), stream(val_split)
     if known.get("status") == "complete" and resumed is not None:
-        return _complete(job, known, network, dataset, spec, runtime, stream, screen)
+        return complete(job, known, network, dataset, spec, runtime, stream, screen)
+    caches, costs = _measure(job, phases, network, dataset, train_stream, runtime, parts["optimizer"], made_of)
+    if config["dry_run"]:
+        screen.line(
+            f"dry run of {config['stage']}  {story.label(job)}: {num_steps} steps, nothing is trained or written"
+        )
+        story.show_phases(screen, None, network, phases, costs, runtime, how)
+        return Result(job.directory, math.nan, {})
     first_step = 0 if snapshot is None else snapshot.state["step"]
     record = {
         "stage": config["stage"],
@@ -102,14 +114,15 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
         if snapshot is not None:
             trial.restore(snapshot)
             screen.line(f"resuming {story.shown_path(job.directory)} from step {first_step} of {num_steps}")
-        train_stream, val_stream = stream(train_split, dataset.augment), stream(val_split)
         screen.line(f"{config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
-        story.show_reports(screen, run, job, loaded, network, phases, runtime, how)
+        run.board.text("config", f"```yaml\n{job.text}\n```")
+        story.show_load(screen, run, loaded)
+        story.show_phases(screen, run, network, phases, costs, runtime, how)
         if snapshot is None:
             story.show_batch(run, train_stream, spec)
         with screen.progress(config["stage"], first_step, num_steps) as line:
-            train([trial], train_stream, val_stream, settings.cadence(steps_per_epoch), line, first_step)
-        return _finish(job, run, trial, dataset, stream, val_stream, screen)
+            train([trial], train_stream, val_stream, settings.cadence(steps_per_epoch), line, first_step, caches)
+        return finish(job, run, trial, dataset, stream, val_stream, screen)
 
 
 # ---- the network and its first weights
@@ -135,15 +148,29 @@ def _network(job: Job, dataset: Dataset, spec: DataSpec, seed: int) -> tuple[Bod
     return body, build_network(body, head)
 
 
-def _load(network: Network, origin: Origin, spec: DataSpec, share: float) -> LoadReport | None:
+def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
+    """The network with what the strategy adds to it, each new tensor drawn from (seed, its name)."""
+    adapt = getattr(freeze, "adapt", None)
+    if adapt is None:
+        return network
+    before = network.parameters().keys()
+
+    def added(result: Network) -> list[tuple[str, torch.Tensor]]:
+        return [(n, p) for n, p in result.parameters().items() if n not in before]
+
+    return initialised(seed, lambda: Network(adapt(network.groups)), added)
+
+
+def _load(
+    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: DataSpec, share: float
+) -> LoadReport | None:
     """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
     if origin.tensors is None:
         return None
-    head = set(network.head.names.values())
     other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
     tensors = {n: t for n, t in origin.tensors.items() if n not in other}
     try:
-        report = load_into(network.state_dict(), head, tensors, origin.said, share)
+        report = load_into(own, head, tensors, origin.said, share)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
     reasons = dict.fromkeys(other & origin.tensors.keys(), "made for other classes")
@@ -162,6 +189,26 @@ def _settle_precision(
     model = f"{json.dumps(job.config['model'], sort_keys=True)} {spec.input_shape}"
     chosen, how = choose_precision(network, dataset.task, next(batches.once()), runtime, model)
     return runtime.choose(chosen), how
+
+
+def _measure(
+    job: Job, phases: Sequence[Phase], network: Network, dataset: Dataset, train_stream: Stream, runtime: Runtime,
+    recipe: Recipe, made_of: Mapping[str, Any],
+) -> tuple[Caches | None, list[tuple[str, ...]]]:  # fmt: skip
+    """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains all the time."""
+    every = frozenset(network.parameters())
+    if all(p.trainable == every for p in phases) and not job.config["dry_run"]:
+        return None, []
+    meter = cost_meter(network, dataset.task, next(train_stream.batches(0, 1)), runtime, recipe)
+    measured = [meter.phase(p) for p in phases]
+    unfrozen = meter.phase(Phase(0, 1, every, cut=0))
+    data = {"dataset": made_of["dataset"], "files": made_of["files"], "channels": train_stream.channels}
+    samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
+    mode = job.config["freeze"].get("cache") or "auto"
+    rows = [meter.row_bytes(p.cut) for p in phases]
+    home = cache_home() / "features"
+    caches, said = plan_caches(mode, phases, measured, rows, train_stream, runtime, home, samples)
+    return caches, report.costs(phases, measured, unfrozen, said)
 
 
 # ---- resuming
@@ -189,64 +236,3 @@ def _refuse_changes(job: Job, known: Mapping[str, Any], made_of: Mapping[str, An
             f"resume: this configuration does not give the weights that {job.directory} holds. Changed: "
             f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={job.directory} trains on from it"
         )
-
-
-# ---- the end
-
-
-def _complete(
-    job: Job, known: Mapping[str, Any], network: Network, dataset: Dataset, spec: DataSpec, runtime: Runtime,
-    stream: Callable[[Split], Stream], screen: Screen,
-) -> Result:  # fmt: skip
-    """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
-    metrics, monitor = dict(known["metrics"]), dataset.task.monitor
-    if job.config["test"] is True and f"test_{monitor}" not in metrics:
-        _load_best(network, job.directory / "checkpoints", known["best_step"])
-        with Run(job.directory, {}, known["num_steps"]) as run:
-            tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
-            metrics |= {f"test_{k}": v for k, v in tested.items()}
-            run.board.scalars({f"test/{k}": v for k, v in tested.items()}, known["best_step"])
-            run.update(status="complete", metrics=metrics)
-        screen.line(f"{story.shown_path(job.directory)}: test {monitor} {metrics[f'test_{monitor}']:.4f}")
-    else:
-        screen.line(f"{story.shown_path(job.directory)} is complete; nothing to do")
-    return Result(job.directory, metrics[f"val_{monitor}"], {**known, "metrics": metrics})
-
-
-def _load_best(network: Network, directory: Path, step: int) -> Path:
-    """The best checkpoint's weights, averaged ones where there are any."""
-    path = directory / f"step-{step:08d}"
-    snapshot = checkpoint.load(path)
-    network.load({**snapshot.model, **snapshot.ema})
-    return path
-
-
-def _finish(
-    job: Job, run: Run, trial: Trial, dataset: Dataset, stream: Callable[[Split], Stream], val_stream: Stream,
-    screen: Screen,
-) -> Result:  # fmt: skip
-    """Select by validation, look at the mistakes, read the test split once, and tell the story."""
-    config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
-    step = trial.best["step"]
-    best = _load_best(trial.network, run.checkpoints, step)
-    metrics = {f"val_{k}": v for k, v in trial.best["metrics"].items()}
-    seen = evaluate(trial.network, dataset.task, val_stream, spec, runtime)
-    seen.compute()
-    story.show_mistakes(run, seen, val_stream, spec, step)
-    if config["test"] is True or (config["test"] == "auto" and not job.sweep):
-        tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
-        metrics |= {f"test_{k}": v for k, v in tested.items()}
-        run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-    run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
-    run.update(
-        status="complete",
-        ended=story.now(),
-        metrics=metrics,
-        best_step=step,
-        num_steps=trial.num_steps,
-        stopped=trial.stopped,
-        seconds=run.seconds,
-        checkpoint={"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
-    )
-    story.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}")
-    return Result(job.directory, metrics[f"val_{monitor}"], run.record)

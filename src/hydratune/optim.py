@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ class Recipe(ABC):
 
     lr: the head's and every group's rate before `layer_decay` (lr * decay^(groups above it)) and
     `head_lr_multiplier`. decay_norm_and_bias=False takes weight decay off biases and normalisation parameters
-    (every tensor with fewer than two dimensions).
+    (every tensor with fewer than two dimensions). l2_sp: strength of the pull of the trunk's weights towards those they
+    started from, l2_sp / 2 * |w - w0|^2 in the loss (arXiv 1802.01483); weight_decay acts beside it.
     """
 
     def __init__(
@@ -31,16 +32,18 @@ class Recipe(ABC):
         layer_decay: float = 1.0,
         head_lr_multiplier: float = 1.0,
         decay_norm_and_bias: bool = False,
+        l2_sp: float = 0.0,
         **options: Any,
     ) -> None:
         for key, value in (("lr", lr), ("layer_decay", layer_decay), ("head_lr_multiplier", head_lr_multiplier)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"optimizer.{key}={value}: must be above 0")
-        if weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay={weight_decay}: must not be below 0")
+        for key, value in (("weight_decay", weight_decay), ("l2_sp", l2_sp)):
+            if value < 0:
+                raise ValueError(f"optimizer.{key}={value}: must not be below 0")
         self.lr, self.weight_decay = lr, weight_decay
         self.layer_decay, self.head_lr_multiplier = layer_decay, head_lr_multiplier
-        self.decay_norm_and_bias = decay_norm_and_bias
+        self.decay_norm_and_bias, self.l2_sp = decay_norm_and_bias, l2_sp
         self.options = options
 
     @abstractmethod
@@ -51,20 +54,28 @@ class Recipe(ABC):
         rate = self.lr * self.layer_decay ** (num_groups - 1 - index)
         return rate * self.head_lr_multiplier if index == num_groups - 1 else rate
 
-    def build(self, groups: Sequence[LayerGroup], parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    def build(
+        self,
+        groups: Sequence[LayerGroup],
+        parameters: Mapping[str, nn.Parameter],
+        trained: Sequence[Set[str]] = (),
+    ) -> torch.optim.Optimizer:
         """Over all parameters, frozen or not, so that its groups are the same in every phase.
 
-        Parameters with equal settings share one parameter group; each carries `base_lr` and the `names` within.
+        Parameters with equal settings that train in the same phases share one parameter group, as fused optimizers want
+        all state of a group to be of one age. trained: the names that train, per phase. Each group carries `base_lr`
+        and the `names` within.
         """
-        by_setting: dict[tuple[float, float], list[str]] = {}
+        by_setting: dict[tuple[float, float, tuple[bool, ...]], list[str]] = {}
         for i, names in enumerate(parameter_names(groups)):
             for name in names:
                 decays = self.decay_norm_and_bias or parameters[name].ndim > 1
-                setting = (self.rate(i, len(groups)), self.weight_decay if decays else 0.0)
+                when = tuple(name in phase for phase in trained)
+                setting = (self.rate(i, len(groups)), self.weight_decay if decays else 0.0, when)
                 by_setting.setdefault(setting, []).append(name)
         settings = [
             {"params": [parameters[n] for n in names], "names": names, "lr": lr, "base_lr": lr, "weight_decay": wd}
-            for (lr, wd), names in by_setting.items()
+            for (lr, wd, _), names in by_setting.items()
         ]
         optimizer = self.optimizer_class()
         options = dict(self.options)
@@ -89,9 +100,10 @@ class SGD(Recipe):
         layer_decay: float = 1.0,
         head_lr_multiplier: float = 1.0,
         decay_norm_and_bias: bool = False,
+        l2_sp: float = 0.0,
     ) -> None:
         super().__init__(
-            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, l2_sp,
             momentum=momentum, nesterov=nesterov,
         )  # fmt: skip
 
@@ -111,9 +123,10 @@ class AdamW(Recipe):
         layer_decay: float = 1.0,
         head_lr_multiplier: float = 1.0,
         decay_norm_and_bias: bool = False,
+        l2_sp: float = 0.0,
     ) -> None:
         super().__init__(
-            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, l2_sp,
             betas=tuple(betas), eps=eps,
         )  # fmt: skip
 
@@ -133,9 +146,10 @@ class Muon(Recipe):
         layer_decay: float = 1.0,
         head_lr_multiplier: float = 1.0,
         decay_norm_and_bias: bool = False,
+        l2_sp: float = 0.0,
     ) -> None:
         super().__init__(
-            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias,
+            lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, l2_sp,
             momentum=momentum, nesterov=nesterov,
         )  # fmt: skip
 
@@ -159,8 +173,10 @@ class Torch(Recipe):
         layer_decay: float = 1.0,
         head_lr_multiplier: float = 1.0,
         decay_norm_and_bias: bool = False,
+        l2_sp: float = 0.0,
     ) -> None:
-        super().__init__(lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, **(options or {}))
+        settings = (lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, l2_sp)
+        super().__init__(*settings, **(options or {}))
         known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", "LBFGS")]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)

@@ -16,6 +16,7 @@ from hydratune import construct
 from hydratune.assemble import Job
 from hydratune.data.dataset import Dataset
 from hydratune.fingerprint import content, fingerprint
+from hydratune.freeze.lora import merged
 from hydratune.overrides import as_overrides
 from hydratune.pretrained import read_tensors
 from hydratune.record import checkpoint
@@ -84,7 +85,7 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
     model = (record.get("made_of") or {}).get("model")
     return Origin(
         str(path),
-        {**snapshot.model, **snapshot.ema},
+        merged({**snapshot.model, **snapshot.ema}),
         checkpoint.weights_hash(path),
         lineage,
         snapshot.state.get("classes"),
@@ -95,7 +96,8 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
 def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
     """The finished run that the `pretrain` node describes: found by its fingerprint, or made now, by one process."""
     config = {**job.config, **job.config["pretrain"], "stage": "pretrain", "init_from": None, "resume": "auto"}
-    config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing"}
+    config["dry_run"] = False
+    config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
     data: Dataset = construct.construct(config["dataset"], "pretrain.dataset", job.trust)
     runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
     wanted_content = content(config, None, data.files(), runtime.precision)

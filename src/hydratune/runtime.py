@@ -40,6 +40,7 @@ class Runtime:
 
     compile: torch.compile, once per phase. keep_memory: let the C allocator of a CPU run keep what it has freed, rather
     than return it to the system and fault it in again at every step (glibc; 8 to 20% of a step's time).
+    cache_memory_mb, cache_disk_mb: room for the outputs of frozen trunks (freeze.cache).
     `chosen` is what the probe or a checkpoint settled.
     """
 
@@ -48,6 +49,8 @@ class Runtime:
     compile: bool = False
     threads: int | None = None
     keep_memory: bool = True
+    cache_memory_mb: int = 2048
+    cache_disk_mb: int = 20480
     chosen: Precision = Precision()
     rank: int = 0
     world: int = 1
@@ -96,6 +99,11 @@ class Runtime:
         if self.chosen.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.chosen.dtype)
+
+    def synchronize(self) -> None:
+        """Wait for the device; for clocks."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize()
 
     def seed_noise(self, seed: int) -> None:
         """Dropout and other noise draw from the device's default generator."""

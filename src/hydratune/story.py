@@ -32,17 +32,7 @@ def label(job: Job) -> str:
     return "  ".join(f"{g}={job.choices[g]}" for g in ("model", "dataset", "freeze", "optimizer") if job.choices.get(g))
 
 
-def show_reports(
-    screen: Screen,
-    run: Run,
-    job: Job,
-    loaded: LoadReport | None,
-    network: Network,
-    phases: Sequence[Phase],
-    runtime: Runtime,
-    how: str,
-) -> None:
-    run.board.text("config", f"```yaml\n{job.text}\n```")
+def show_load(screen: Screen, run: Run, loaded: LoadReport | None) -> None:
     if loaded is not None:
         counts = [
             ("loaded", len(loaded.loaded), ""),
@@ -55,10 +45,27 @@ def show_reports(
         every += [(n, "skipped", why) for n, why in loaded.skipped.items()]
         every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
         run.table("load", f"**{title}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every))
-    rows = report.rows(network.groups, phases)
-    screen.table("what trains", report.COLUMNS, rows)
+
+
+def show_phases(
+    screen: Screen,
+    run: Run | None,
+    network: Network,
+    phases: Sequence[Phase],
+    costs: Sequence[tuple[str, ...]],
+    runtime: Runtime,
+    how: str,
+) -> None:
+    """The freeze report; run: where it is kept, unless nothing is to be trained."""
+    trains = report.trains(network.groups, phases)
+    screen.table("what trains", report.TRAINS, trains)
+    text = markdown_table(report.TRAINS, trains)
+    if costs:
+        screen.table("what a step costs", report.COSTS, costs)
+        text += "\n\n" + markdown_table(report.COSTS, costs)
     screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
-    run.table("freeze", markdown_table(report.COLUMNS, rows))
+    if run is not None:
+        run.table("freeze", text)
 
 
 def _some(reasons: Mapping[str, str], most: int = 3) -> str:

@@ -57,8 +57,9 @@ class Phase:
     trainable: frozenset[str]  # parameter names
     cut: int  # first group in which anything may change
     name: str = ""
-    lr_scale: float = 1.0
-    norm: str = "frozen"  # statistics of a frozen group's BatchNorm: frozen with their group
+    lr_scale: float = 1.0  # on every learning rate
+    lr: float | None = None  # in place of the optimizer's own rate, where the phase has one
+    norm: str = "frozen"  # BatchNorm of frozen groups: frozen, statistics (they move) or affine (its parameters too)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Body:
 
 
 class FreezeStrategy(Protocol):
-    """Pure: the same groups and steps give the same phases."""
+    """Pure: the same groups and steps give the same phases. One that changes the network itself has `adapt` too."""
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]: ...
 

@@ -24,6 +24,7 @@ class Augment:
     RandomResizedCrop). jitter: brightness, contrast and saturation within 1 +- jitter. erase: probability of blanking
     a rectangle (arXiv 1708.04896). trivial: one random operation at a random strength (arXiv 2103.10158).
     mixup, cutmix: alpha of the Beta distribution (arXiv 1710.09412, 1905.04899); with both, each step takes one.
+    views: a fixed number of augmented views of each image, taken in turn by the epochs; null: a new one in every epoch.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Augment:
         trivial: bool = False,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        views: int | None = None,
     ) -> None:
         for key, value in (("crop_padding", crop_padding), ("jitter", jitter), ("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
@@ -46,14 +48,18 @@ class Augment:
             raise ValueError(
                 f"dataset.augment.resized_crop={list(resized_crop)}: two shares, 0 < smallest <= largest <= 1"
             )
+        if views is not None and views < 1:
+            raise ValueError(f"dataset.augment.views={views}: at least 1")
         self.flip, self.crop_padding, self.jitter, self.erase = flip, crop_padding, jitter, erase
         self.resized_crop = None if resized_crop is None else tuple(resized_crop)
-        self.trivial, self.mixup, self.cutmix = trivial, mixup, cutmix
+        self.trivial, self.mixup, self.cutmix, self.views = trivial, mixup, cutmix, views
 
     @property
-    def deterministic(self) -> bool:
-        """True where an epoch sees exactly what the last one saw."""
-        return not (self.per_sample or self.mixup or self.cutmix)
+    def distinct(self) -> int | None:
+        """How many different versions of an image training sees; None: no end of them."""
+        if self.mixup or self.cutmix:
+            return None
+        return self.views if self.per_sample else 1
 
     @property
     def per_sample(self) -> bool:
@@ -61,6 +67,7 @@ class Augment:
 
     def table(self, seed: int, epoch: int, num_samples: int) -> Tensor:
         """[num_samples, COLUMNS] uniform in [0, 1), the same whatever reads it."""
+        epoch = epoch if self.views is None else epoch % self.views
         g = torch.Generator().manual_seed(derive_seed(seed, "augment", epoch))
         return torch.rand(num_samples, COLUMNS, generator=g)
 

@@ -57,19 +57,47 @@ class Stream:
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The global batches of steps [first_step, last_step)."""
         step = first_step
-        while step < last_step:
-            epoch, index = divmod(step, self.steps_per_epoch)
-            order = self.order(epoch).to(self.device)
-            table = None
-            if self.augment.per_sample:
-                table = self.augment.table(self.seed, epoch, len(self.split)).to(self.device)
-            stop = min(self.steps_per_epoch, index + last_step - step)
-            ids = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(index, stop)]
+        for epoch, ids in self._epochs(first_step, last_step):
+            table = self._table(epoch)
             for these, images in zip(ids, self._read(ids), strict=True):
                 inputs = self._prepare(images, these, None if table is None else table[these])
                 inputs, targets = self.augment.mix(inputs, self._labels[these], self.spec.num_classes, self.seed, step)
                 yield Batch(inputs, targets, these)
                 step += 1
+
+    def cached(self, features: Tensor, first_step: int, last_step: int) -> Iterator[Batch]:
+        """The same batches with rows of `features` as inputs, [distinct views * N, ...] in the order of `distinct`."""
+        for epoch, ids in self._epochs(first_step, last_step):
+            start = (epoch % (self.augment.distinct or 1)) * len(self.split)
+            for these in ids:
+                yield Batch(features[start + these], self._labels[these], these)
+
+    def distinct(self, size: int) -> Iterator[Tensor]:
+        """Inputs of every sample in order, of one view of it after the other, `size` to twice as many at a time."""
+        assert self.augment.distinct is not None
+        count = len(self.split)
+        every = torch.arange(count, device=self.device)
+        # The last part is not left to be a small one: a batch of one sample may be computed in other ways.
+        ids = list(every.tensor_split(max(count // size, 1)))
+        for view in range(self.augment.distinct):
+            table = self._table(view)
+            for these, images in zip(ids, self._read(ids), strict=True):
+                yield self._prepare(images, these, None if table is None else table[these])
+
+    def _epochs(self, first_step: int, last_step: int) -> Iterator[tuple[int, list[Tensor]]]:
+        """Per epoch the sample numbers of its batches, as far as they lie in [first_step, last_step)."""
+        step = first_step
+        while step < last_step:
+            epoch, index = divmod(step, self.steps_per_epoch)
+            order = self.order(epoch).to(self.device)
+            stop = min(self.steps_per_epoch, index + last_step - step)
+            yield epoch, [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(index, stop)]
+            step += stop - index
+
+    def _table(self, epoch: int) -> Tensor | None:
+        if not self.augment.per_sample:
+            return None
+        return self.augment.table(self.seed, epoch, len(self.split)).to(self.device)
 
     def once(self) -> Iterator[Batch]:
         """Every sample once, in order; for a stream without augmentation."""
@@ -77,6 +105,11 @@ class Stream:
         ids = list(torch.arange(len(self.split), device=self.device).split(self.batch_size))
         for these, images in zip(ids, self._read(ids), strict=True):
             yield Batch(self._prepare(images, these, None), self._labels[these], these)
+
+    def once_cached(self, features: Tensor) -> Iterator[Batch]:
+        """The same with rows of `features` [N, ...] as inputs."""
+        for these in torch.arange(len(self.split), device=self.device).split(self.batch_size):
+            yield Batch(features[these], self._labels[these], these)
 
     def images(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] float, normalised and not augmented."""

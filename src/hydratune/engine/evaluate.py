@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from hydratune.data.stream import Stream
+from hydratune.engine.trunk import Trunk
 from hydratune.models.network import Network
 from hydratune.runtime import Runtime
 from hydratune.types import DataSpec, Metrics, Task
 
-if TYPE_CHECKING:
-    from hydratune.data.stream import Stream
-
 
 @torch.no_grad()
-def evaluate(network: Network, task: Task, stream: Stream, spec: DataSpec, runtime: Runtime) -> Metrics:
-    """Metrics of the network over `stream.once()`; its groups' train or eval modes are left as they were."""
-    modes = [group.module.training for group in network.groups]
+def evaluate(network: Network, task: Task, samples: Stream | Trunk, spec: DataSpec, runtime: Runtime) -> Metrics:
+    """Metrics of the network over every sample once; every layer's train or eval mode is left as it was."""
+    trunk = samples if isinstance(samples, Trunk) else Trunk(network, 0, runtime, samples)
+    # Layer by layer: a frozen BatchNorm may stand in eval within a group that trains.
+    modes = [(layer, layer.training) for group in network.groups for layer in group.module.modules()]
     for group in network.groups:
         group.module.eval()
     metrics = task.metrics(spec, runtime.torch_device)
-    for batch in stream.once():
+    for batch, features in trunk.once():
         with runtime.autocast():
-            outputs = network.forward(batch.inputs)
+            outputs = network.forward(features, trunk.cut)
         metrics.update(outputs, batch)
-    for group, mode in zip(network.groups, modes, strict=True):
-        group.module.train(mode)
+    for layer, mode in modes:
+        layer.training = mode
     return metrics

@@ -5,66 +5,83 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import torch
-
 from hydratune.data.stream import Stream
 from hydratune.engine.settings import Cadence
 from hydratune.engine.trial import Trial
+from hydratune.engine.trunk import Caches, Trunk, cached
 from hydratune.record import checkpoint
 from hydratune.record.progress import LiveLine
 
 
 def train(trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cadence: Cadence, line: LiveLine,
-          first_step: int = 0) -> None:  # fmt: skip
+          first_step: int = 0, caches: Caches | None = None) -> None:  # fmt: skip
     """Bring every trial from `first_step` to the end of its phases.
 
-    The trials' groups below all their forks are the same objects: that trunk runs once per batch for all of them.
+    The trials' groups below all their forks are the same objects: that trunk runs once per batch for all of them, or
+    not at all where its outputs are cached.
     """
     trials = [t for t in trials if first_step < t.num_steps and t.stopped is None]
-    last_step = max((t.num_steps for t in trials), default=first_step)
-    for trial in trials:
-        trial.enter(trial.phase_at(first_step))
+    end = max((t.num_steps for t in trials), default=first_step)
     step, logged, logged_at = first_step, first_step, time.perf_counter()
-    fetched = time.perf_counter()
-    for batch in train_stream.batches(first_step, last_step):
-        # Nothing below `shared` belongs to any one trial, and no trial's backward pass reaches it.
-        shared = min(trial.fork for trial in trials)
-        features = batch.inputs
-        if shared:
-            network = trials[0].network
-            with torch.no_grad(), trials[0].runtime.autocast():
-                features = network.forward(features, 0, shared)
-        waited = time.perf_counter() - fetched
+    while trials:
         for trial in trials:
-            trial.step(step, features, batch, shared)
-            trial.seconds["data"] += waited
-        step += 1
-
-        seen: dict[str, str] = {}
-        if step % cadence.log_every == 0 or step == last_step:
-            now = time.perf_counter()
-            samples = (step - logged) * train_stream.batch_size
-            for trial in trials:
-                seen = trial.log(step, samples, now - logged_at)
-            line.show(step, {**seen, **_metric(trials[-1])})
-            logged, logged_at = step, now
-        for trial in trials:
-            ends = step == trial.num_steps
-            if step % cadence.eval_every == 0 or ends:
-                trial.evaluate(step, val_stream)
-            if ends or trial.stopped or step % cadence.save_every == 0 or trial.best.get("step") == step:
-                save(trial, step)
-        if step % cadence.eval_every == 0 or step == last_step:
-            line.milestone(step, {**seen, **_metric(trials[-1])})
-            logged, logged_at = step, time.perf_counter()
-        for trial in trials:
-            if step == trial.num_steps or trial.stopped:
-                trial.leave()
-        # The list only shrinks.
-        trials = [t for t in trials if step < t.num_steps and t.stopped is None]
-        if not trials:
-            break
+            trial.prepare(step)
+        # Within a stretch no trial changes what it trains.
+        stretch = min(trial.phase_at(step).last_step for trial in trials)
+        # Nothing below `cut` belongs to any one trial, and no trial's backward pass reaches it.
+        cut = trials[0].phase_at(step).cut if len(trials) == 1 else min(trial.fork for trial in trials)
+        train_trunk, val_trunk = _trunks(trials, cut, step, train_stream, val_stream, caches)
         fetched = time.perf_counter()
+        for batch, features in train_trunk.batches(step, stretch):
+            waited = time.perf_counter() - fetched
+            for trial in trials:
+                trial.step(step, features, batch, cut)
+                trial.seconds["data"] += waited
+            step += 1
+
+            seen: dict[str, str] = {}
+            if step % cadence.log_every == 0 or step == end:
+                now = time.perf_counter()
+                samples = (step - logged) * train_stream.batch_size
+                for trial in trials:
+                    seen = trial.log(step, samples, now - logged_at)
+                line.show(step, {**seen, **_metric(trials[-1])})
+                logged, logged_at = step, now
+            for trial in trials:
+                ends = step == trial.num_steps
+                if step % cadence.eval_every == 0 or ends:
+                    trial.evaluate(step, val_trunk)
+                if ends or trial.stopped or step % cadence.save_every == 0 or trial.best.get("step") == step:
+                    save(trial, step)
+            if step % cadence.eval_every == 0 or step == end:
+                line.milestone(step, {**seen, **_metric(trials[-1])})
+                logged, logged_at = step, time.perf_counter()
+            # The list only shrinks.
+            left = [t for t in trials if step < t.num_steps and t.stopped is None]
+            if len(left) < len(trials):
+                break
+            fetched = time.perf_counter()
+        for trial in trials:
+            if trial not in left:
+                trial.leave()
+        trials = left
+
+
+def _trunks(
+    trials: Sequence[Trial], cut: int, step: int, train_stream: Stream, val_stream: Stream, caches: Caches | None
+) -> tuple[Trunk, Trunk]:
+    """For training and for validation, cached where that was planned."""
+    first = trials[0]
+    train_trunk, val_trunk = (Trunk(first.network, cut, first.runtime, s) for s in (train_stream, val_stream))
+    if cut and caches is not None and first.phase_at(step) in caches.phases:
+        train_trunk = cached(train_trunk, caches.store, caches.train)
+        val_trunk = cached(val_trunk, caches.store, caches.val)
+    # Averaged weights differ from the trunk's where it has trained before; and trials of different lives share no more.
+    untouched = min(p.cut for t in trials for p in t.phases if p.first_step <= step)
+    averaged = any(trial.settings.ema is not None for trial in trials)
+    if len(trials) > 1 or (averaged and untouched < cut):
+        val_trunk = Trunk(first.network, 0, first.runtime, val_stream)
+    return train_trunk, val_trunk
 
 
 def save(trial: Trial, step: int) -> None:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from hydratune.freeze.cost import CostMeter
 from hydratune.models.network import Network
+from hydratune.optim import Recipe
 from hydratune.randomness import derive_seed
+from hydratune.record.features import cache_home
 from hydratune.record.run import write_json
 from hydratune.runtime import Precision, Runtime
 from hydratune.types import Batch, LayerGroup, Task
 
 GAIN = 0.95  # a candidate replaces the plain one where it takes at most this share of its time
 REPEATS = 5
+SAMPLES = 16  # on which costs are measured
 
 
 def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtime, model: str) -> tuple[Precision, str]:
@@ -77,17 +82,39 @@ def _measure(
     return {c: statistics.median(t) for c, t in times.items()}
 
 
+def update_speed(recipe: Recipe, runtime: Runtime) -> float:
+    """Seconds that the optimizer takes for one element of a parameter; least of five, on a matrix of a million."""
+    layer = nn.Linear(1024, 1024, bias=False).to(runtime.torch_device)
+    group = LayerGroup("head", layer, {"weight": "weight"})
+    optimizer = recipe.build([group], dict(layer.named_parameters()))
+    times = []
+    for _ in range(5):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        started = _now(runtime)
+        optimizer.step()
+        times.append(_now(runtime) - started)
+    return min(times) / layer.weight.numel()
+
+
+def cost_meter(network: Network, task: Task, batch: Batch, runtime: Runtime, recipe: Recipe) -> CostMeter:
+    """Measures what phases of this network cost on such batches."""
+    count = min(SAMPLES, len(batch.ids))
+    part = Batch(batch.inputs[:count], batch.targets[:count], batch.ids[:count])
+
+    def loss(outputs: Any) -> torch.Tensor:
+        return task.loss(outputs, part).sum
+
+    speed = update_speed(recipe, runtime)
+    return CostMeter(network.groups, batch.inputs, loss, runtime.autocast, speed, runtime.synchronize, count)
+
+
 def _now(runtime: Runtime) -> float:
-    if runtime.torch_device.type == "cuda":
-        torch.cuda.synchronize()
+    runtime.synchronize()
     return time.perf_counter()
 
 
 def cache_file() -> Path:
-    base = os.environ.get("HYDRATUNE_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hydratune"
-    )
-    return Path(base) / "precision.json"
+    return cache_home() / "precision.json"
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

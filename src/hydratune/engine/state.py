@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydratune.freeze.phases import set_mode
+from hydratune.layer_groups import parameter_names
+from hydratune.models.network import Network
+from hydratune.types import Phase
+
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, plain values), each under `<parameter>|<key>`, for every parameter that has state."""
@@ -68,6 +73,19 @@ class Swapped:
             kept = parameter.clone()
             parameter.copy_(average)
             average.copy_(kept)
+
+
+def set_modes(network: Network, phase: Phase) -> None:
+    """Train or eval, for every layer, as the phase has it."""
+    for i, (group, names) in enumerate(zip(network.groups, parameter_names(network.groups), strict=True)):
+        set_mode(group, names, phase, i >= phase.cut)
+
+
+def frozen_tensors(network: Network, phase: Phase) -> list[Tensor]:
+    """What must not move within the phase, once `set_modes` was called: parameters, and buffers of layers in eval."""
+    frozen: list[Tensor] = [p for name, p in network.parameters().items() if name not in phase.trainable]
+    layers = [m for g in network.groups for m in g.module.modules() if not m.training]
+    return frozen + [b for m in layers for b in m.buffers(recurse=False)]
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

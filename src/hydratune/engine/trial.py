@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -15,7 +14,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate
 from hydratune.engine.settings import Settings
-from hydratune.engine.state import Swapped, digest, load_optimizer_state, optimizer_state, peak_memory_mb
+from hydratune.engine.state import (
+    Swapped,
+    digest,
+    frozen_tensors,
+    load_optimizer_state,
+    optimizer_state,
+    peak_memory_mb,
+    set_modes,
+)
+from hydratune.engine.trunk import Trunk
 from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
 from hydratune.optim import Recipe, Schedule
@@ -28,13 +36,6 @@ from hydratune.types import Batch, DataSpec, Features, Phase, Task
 
 class NonFinite(RuntimeError):
     """Loss or gradient is NaN or Inf; raised before the update, so the weights are still those of the last step."""
-
-
-def fork(network: Network, cut: int) -> Network:
-    """The same groups below the cut, copies of their own from it on."""
-    own = copy.deepcopy([g.module for g in network.groups[cut:]])
-    tail = [type(g)(g.name, m, g.names) for g, m in zip(network.groups[cut:], own, strict=True)]
-    return Network([*network.groups[:cut], *tail])
 
 
 class Trial:
@@ -59,10 +60,12 @@ class Trial:
         self.num_steps = phases[-1].last_step
         self.fork = min(p.cut for p in phases)  # below it nothing is ever this trial's own
         self._parameters = network.parameters()
-        self.optimizer = recipe.build(network.groups, self._parameters)
+        self.optimizer = recipe.build(network.groups, self._parameters, [p.trainable for p in self.phases])
         ever = frozenset().union(*(p.trainable for p in phases))
         self._averaged = {n: p for n, p in self._parameters.items() if n in ever} if settings.ema else {}
         self._ema = {n: p.detach().clone() for n, p in self._averaged.items()}
+        pulled = ever.difference(network.head.names.values()) if recipe.l2_sp else frozenset()
+        self._start = {n: p.detach().clone() for n, p in self._parameters.items() if n in pulled}
         self.best: dict[str, Any] = {}  # step and value of the best evaluation
         self.last: dict[str, float] = {}  # the latest evaluation
         self.since_best = 0
@@ -86,44 +89,54 @@ class Trial:
             if name not in phase.trainable:
                 parameter.grad = None  # a zero gradient would still be decayed and carried by momentum
         self._trainable = [self._parameters[n] for n in self._parameters if n in phase.trainable]
-        self.train_mode()
-        self._fingerprint = self._hash_of_frozen()
+        self._pulled = [(self._parameters[n], w) for n, w in self._start.items() if n in phase.trainable]
+        set_modes(self.network, phase)
+        self._fingerprint = digest(frozen_tensors(self.network, phase))
         # A graph compiled for another phase trains nothing that has thawed since.
         self._tail = torch.compile(self._run_tail) if self.runtime.compile else self._run_tail
 
     def leave(self) -> None:
         """The proof: what was frozen in this phase is bit for bit what it was."""
         assert self._phase is not None
-        if self._hash_of_frozen() != self._fingerprint:
+        if digest(frozen_tensors(self.network, self._phase)) != self._fingerprint:
             raise RuntimeError(f"phase {self._phase.name}: a frozen parameter or buffer changed")
         self.run.update(frozen_unchanged=True)
 
-    def train_mode(self) -> None:
-        assert self._phase is not None
-        owned = parameter_names(self.network.groups)
-        for i, (group, names) in enumerate(zip(self.network.groups, owned, strict=True)):
-            # A group without parameters of its own (dropout, pooling, a tied layer) follows the cut.
-            group.module.train(i >= self._phase.cut and (not names or not self._phase.trainable.isdisjoint(names)))
+    def _begin(self, phase: Phase) -> None:
+        """What happens once in a phase, at its first step, also where a resumed run starts just there."""
+        if phase.first_step:
+            for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
+                # momentum from before it was frozen points nowhere now
+                self.optimizer.state.pop(self._parameters[name], None)
+        self._mark(phase.first_step + 1)
 
-    def _hash_of_frozen(self) -> str:
+    def _mark(self, step: int) -> None:
+        """The phase in TensorBoard, at the number of its first update and with every log."""
         assert self._phase is not None
-        trainable = self._phase.trainable
-        frozen: list[Tensor] = [p for name, p in self._parameters.items() if name not in trainable]
-        still = [b for g in self.network.groups if not g.module.training for b in g.module.buffers()]
-        return digest(frozen + still)
+        total = sum(p.numel() for p in self._parameters.values())
+        share = sum(p.numel() for p in self._trainable) / total
+        values = {"phase/index": self.phases.index(self._phase), "phase/cut": self._phase.cut}
+        self.run.board.scalars({**values, "phase/trainable_share": share}, step)
+
+    def prepare(self, step: int) -> None:
+        """Be in the phase of `step`."""
+        phase = self.phase_at(step)
+        if self._phase is not phase:
+            if self._phase is not None:
+                self.leave()
+            self.enter(phase)
 
     # ---- one step
 
     def step(self, step: int, features: Features, batch: Batch, first: int) -> None:
         """Update on `features`, the output of groups[:first] (the inputs themselves where first is 0)."""
+        self.prepare(step)
         phase = self._phase
-        if phase is None or not phase.first_step <= step < phase.last_step:
-            if phase is not None:
-                self.leave()
-            self.enter(self.phase_at(step))
-            phase = self._phase
         assert phase is not None
-        factor = self.schedule.factor(step, self.num_steps) * phase.lr_scale
+        if step == phase.first_step:
+            self._begin(phase)
+        own = 1.0 if phase.lr is None else phase.lr / self.recipe.lr
+        factor = self.schedule.factor(step, self.num_steps) * phase.lr_scale * own
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
 
@@ -147,6 +160,9 @@ class Trial:
                 count += samples
             torch._foreach_div_([p.grad for p in self._trainable if p.grad is not None], count)
             loss /= count
+        for parameter, start in self._pulled:  # the gradient of l2_sp / 2 * |w - w0|^2
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.recipe.l2_sp)
         norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
         if not math.isfinite(norm):
             self._refuse(step, float(loss.detach()), batch)
@@ -188,10 +204,10 @@ class Trial:
 
     # ---- evaluation and record
 
-    def evaluate(self, step: int, stream: Stream) -> None:
+    def evaluate(self, step: int, samples: Stream | Trunk) -> None:
         """Measure after `step` updates, with the averaged weights where there are any; keep count of the best."""
         with self.averaged_weights():
-            values = evaluate(self.network, self.task, stream, self.spec, self.runtime).compute()
+            values = evaluate(self.network, self.task, samples, self.spec, self.runtime).compute()
         self.last = values
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         score = values[self.task.monitor]
@@ -215,6 +231,7 @@ class Trial:
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
         values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
         self.run.board.scalars(values, step)
+        self._mark(step)
         self._loss.zero_()
         self._summed = 0
         self.seconds = dict.fromkeys(self.seconds, 0.0)
@@ -248,7 +265,7 @@ class Trial:
             "precision": str(self.runtime.chosen),
             **more,
         }
-        return checkpoint.Snapshot(self.network.state_dict(), tensors, self._ema, state)
+        return checkpoint.Snapshot(self.network.state_dict(), tensors, self._ema, state, self._start)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Take up a snapshot; the step to go on with."""
@@ -257,6 +274,8 @@ class Trial:
         load_optimizer_state(self.optimizer, self._parameters, snapshot.optimizer, values)
         for name, tensor in snapshot.ema.items():
             self._ema[name].copy_(tensor)
+        for name, tensor in snapshot.start.items():
+            self._start[name].copy_(tensor)
         state = snapshot.state
         self.best, self.last, self.since_best = state["best"], state["last"], state["since_best"]
         self._loss.fill_(state["loss"])

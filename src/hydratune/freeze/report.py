@@ -1,35 +1,30 @@
-"""What trains and what that costs, as rows of a table."""
+"""What trains and what that costs, as rows of two tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydratune.layer_groups import parameter_names
+from hydratune.freeze.cost import PhaseCost
+from hydratune.layer_groups import parameter_names, running_norms
 from hydratune.types import LayerGroup, Phase
 
-COLUMNS = ("phase", "steps", "trains", "parameters", "share", "backward", "norms below the cut", "cached")
+TRAINS = ("phase", "steps", "trains", "parameters", "share", "rate", "backward", "BatchNorm below")
+COSTS = ("phase", "trunk's share of forward", "of its operations", "kept for backward", "step", "against none", "cache")
 
 
-def rows(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[str, ...]]:
-    """One row per phase."""
+def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[str, ...]]:
+    """One row per phase, as TRAINS names them."""
     sizes = {g.names[k]: p.numel() for g in groups for k, p in g.module.named_parameters()}
     total = sum(sizes.values())
+    owned = list(zip(groups, parameter_names(groups), strict=True))
     result: list[tuple[str, ...]] = []
     for phase in phases:
         trainable = sum(n for name, n in sizes.items() if name in phase.trainable)
         owners = [
             group.name if set(names) <= phase.trainable else f"{group.name} (in part)"
-            for group, names in zip(groups, parameter_names(groups), strict=True)
+            for group, names in owned
             if not phase.trainable.isdisjoint(names)
         ]
-        frozen_above = [
-            group.name
-            for group, names in list(zip(groups, parameter_names(groups), strict=True))[phase.cut :]
-            if names and phase.trainable.isdisjoint(names)
-        ]
-        backward = f"stops at {groups[phase.cut].name}" if phase.cut else "runs through all"
-        if frozen_above:
-            backward += f", through frozen {', '.join(frozen_above)}"
         result.append(
             (
                 phase.name,
@@ -37,9 +32,57 @@ def rows(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[st
                 ", ".join(owners) if len(owners) <= 4 else f"{owners[0]} to {owners[-1]}",
                 f"{trainable:,} of {total:,}",
                 f"{trainable / total:.1%}",
-                backward,
-                "frozen, in eval" if phase.cut else "none",
-                "no",
+                f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}",
+                _backward(groups, phase),
+                _norms(groups, phase),
             )
         )
     return result
+
+
+def _backward(groups: Sequence[LayerGroup], phase: Phase) -> str:
+    """Where it stops, and because of what it goes so far."""
+    owned = parameter_names(groups)
+    lowest = next(i for i, names in enumerate(owned) if not phase.trainable.isdisjoint(names))
+    trained = [n for n in owned[lowest] if n in phase.trainable]
+    said = f"stops at {groups[lowest].name}" if lowest else "runs through all"
+    if len(trained) < len(owned[lowest]):
+        said += f", because of {trained[0]}" + (f" and {len(trained) - 1} more" if len(trained) > 1 else "")
+    frozen = [
+        g.name for g, names in list(zip(groups, owned, strict=True))[lowest + 1 :]
+        if names and phase.trainable.isdisjoint(names)
+    ]  # fmt: skip
+    return said + (f", through frozen {', '.join(frozen)}" if frozen else "")
+
+
+def _norms(groups: Sequence[LayerGroup], phase: Phase) -> str:
+    frozen = [g for g, names in zip(groups, parameter_names(groups), strict=True) if phase.trainable.isdisjoint(names)]
+    if phase.norm != "frozen":
+        return "statistics move" if phase.norm == "statistics" else "trains"
+    return "frozen, in eval" if any(running_norms(g) for g in frozen) else "none"
+
+
+def costs(
+    phases: Sequence[Phase], measured: Sequence[PhaseCost], unfrozen: PhaseCost, cached: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """One row per phase, as COSTS names them. unfrozen: what a step costs in which everything trains."""
+    return [
+        (
+            phase.name,
+            f"{cost.trunk_share:.0%}",
+            f"{cost.trunk_operations:.0%}",
+            f"{size(cost.saved_bytes)} a sample",
+            f"about {1000 * cost.seconds:.1f} ms",
+            f"x {cost.seconds / unfrozen.seconds:.2f}",
+            kept,
+        )
+        for phase, cost, kept in zip(phases, measured, cached, strict=True)
+    ]
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,4 +1,4 @@
-"""Freeze strategies: pure functions from layer groups and steps to phases.
+"""Freeze strategies with one phase: pure functions from layer groups and steps to phases.
 
 Each class is one YAML under conf/freeze; the keys that a YAML sets are the constructor's parameters.
 """
@@ -7,23 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from hydratune.layer_groups import parameter_names
+from hydratune.freeze.phases import count_of, from_group, head, phase
+from hydratune.layer_groups import norm_layers, parameter_names
 from hydratune.types import LayerGroup, Phase
-
-
-def phase(groups: Sequence[LayerGroup], first: int, last: int, trainable: Iterable[str], name: str = "") -> Phase:
-    """A phase in which `trainable` train; its cut is the first group that owns one of them."""
-    wanted = frozenset(trainable)
-    owners = [i for i, names in enumerate(parameter_names(groups)) if wanted.intersection(names)]
-    if not owners:
-        raise ValueError("freeze: nothing would train")
-    return Phase(first, last, wanted, cut=owners[0], name=name)
-
-
-def from_group(groups: Sequence[LayerGroup], first_group: int) -> list[str]:
-    return [name for names in parameter_names(groups)[first_group:] for name in names]
 
 
 class Nothing:
@@ -37,22 +25,88 @@ class HeadOnly:
     """freeze=head_only, a linear probe: only the head trains."""
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
-        return [phase(groups, 0, num_steps, from_group(groups, len(groups) - 1), "head")]
+        return [phase(groups, 0, num_steps, head(groups), "head")]
 
 
 class LastGroups:
     """freeze=last_groups: the last `groups` layer groups and the head train."""
 
     def __init__(self, groups: int | float = 1) -> None:
-        """groups: a number of groups, or a share of them between 0 and 1."""
-        if groups < 0 or (isinstance(groups, float) and groups > 1):
-            raise ValueError(f"freeze.groups={groups}: a number of groups, or a share of them between 0.0 and 1.0")
+        """groups: a number of groups, or a share of them between 0.0 and 1.0."""
         self.groups = groups
+        count_of(groups, 0)
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
         body = len(groups) - 1
-        count = round(self.groups * body) if isinstance(self.groups, float) else min(self.groups, body)
+        count = count_of(self.groups, body)
         return [phase(groups, 0, num_steps, from_group(groups, body - count), f"last {count} groups")]
+
+
+class FirstGroups:
+    """freeze=first_groups: the first `groups` layer groups are frozen, the rest trains (arXiv 2211.09359)."""
+
+    def __init__(self, groups: int | float = 1) -> None:
+        """groups: a number of groups, or a share of them between 0.0 and 1.0."""
+        self.groups = groups
+        count_of(groups, 0)
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        count = count_of(self.groups, len(groups) - 1)
+        return [phase(groups, 0, num_steps, from_group(groups, count), f"all but the first {count} groups")]
+
+
+class Surgical:
+    """freeze=surgical: one contiguous block of groups and the head train (arXiv 2210.11466).
+
+    The first block suits a shift of the input, the middle one of features, the last one of the output.
+    """
+
+    def __init__(self, first: int | str = 0, last: int | str | None = None) -> None:
+        """first, last: the block's ends, both within it, by name or by number from 0; last=null: one group."""
+        self.first, self.last = first, last
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        first = self._index(groups, self.first, "first")
+        last = first if self.last is None else self._index(groups, self.last, "last")
+        if last < first:
+            raise ValueError(f"freeze.last={self.last}: comes before freeze.first={self.first}")
+        block = [name for names in parameter_names(groups)[first : last + 1] for name in names]
+        label = groups[first].name if first == last else f"{groups[first].name} to {groups[last].name}"
+        return [phase(groups, 0, num_steps, [*block, *head(groups)], f"{label} and head")]
+
+    @staticmethod
+    def _index(groups: Sequence[LayerGroup], wanted: int | str, key: str) -> int:
+        names = [g.name for g in groups]
+        if isinstance(wanted, str) and wanted in names:
+            return names.index(wanted)
+        if isinstance(wanted, int) and -len(names) <= wanted < len(names):
+            return wanted % len(names)
+        near = difflib.get_close_matches(str(wanted), names, n=1, cutoff=0.4)
+        hint = f"nearest: {near[0]}. " if near else ""
+        raise ValueError(f"freeze.{key}={wanted}: no such group; {hint}0 to {len(names) - 1}, or {', '.join(names)}")
+
+
+class BiasOnly:
+    """freeze=bias_only, BitFit: biases and the head train (arXiv 2106.10199)."""
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        sizes = {g.names[k]: p.ndim for g in groups for k, p in g.module.named_parameters()}
+        biases = [n for n in from_group(groups, 0) if n.rpartition(".")[2].endswith("bias") and sizes[n] == 1]
+        return [_beside_head(groups, num_steps, biases, "biases")]
+
+
+class NormOnly:
+    """freeze=norm_only: the affine parameters of normalisation layers and the head train (arXiv 2003.00152)."""
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        affine = [name for group in groups for _, names in norm_layers(group) for name in names]
+        return [_beside_head(groups, num_steps, affine, "norms")]
+
+
+def _beside_head(groups: Sequence[LayerGroup], num_steps: int, names: Sequence[str], what: str) -> Phase:
+    below = set(names).difference(head(groups))
+    label = f"{what} and head" if below else f"head (this network has no {what} below it)"
+    return phase(groups, 0, num_steps, [*below, *head(groups)], label)
 
 
 class Pattern:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -34,6 +35,12 @@ class Network:
     def split(self, cut: int) -> tuple[Network, Network]:
         """(trunk, tail): the groups before the cut and from it on. The groups are shared, not copied."""
         return Network(self.groups[:cut]), Network(self.groups[cut:])
+
+    def fork(self, cut: int) -> Network:
+        """The same groups below the cut, copies of their own from it on."""
+        own = copy.deepcopy([g.module for g in self.groups[cut:]])
+        tail = [LayerGroup(g.name, m, g.names) for g, m in zip(self.groups[cut:], own, strict=True)]
+        return Network([*self.groups[:cut], *tail])
 
     @property
     def head(self) -> LayerGroup:

@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
         y = self.bn2(self.conv2(y))
         if self.stride != 1 or self.padding:
             half = self.padding // 2
-            # Pooling over one pixel is subsampling; a strided slice's gradient would come back in another memory layout.
+            # Subsampling as pooling over one pixel: a strided slice's gradient would come in another memory layout.
             x = F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, half, self.padding - half))
         return F.relu(x + y, inplace=True)
 

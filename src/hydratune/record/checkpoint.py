@@ -3,6 +3,7 @@
 step-00001200/model.safetensors      every parameter and buffer by its name in the source model
               optimizer.safetensors  <parameter>|<state key>
               ema.safetensors        averaged weights, where asked for
+              start.safetensors      the weights that optimizer.l2_sp pulls towards, where asked for
               state.json             step, meters, best so far, what the run was made of
               manifest.json          size and SHA-256 of each of the above; written last
 """
@@ -21,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+PARTS = ("model", "optimizer", "ema", "start")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Snapshot:
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     ema: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save(directory: Path, step: int, snapshot: Snapshot) -> Path:
@@ -44,22 +47,22 @@ def save(directory: Path, step: int, snapshot: Snapshot) -> Path:
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir()
-        for name in ("model", "optimizer", "ema"):
+        for name in PARTS:
             tensors = {k: t.detach().contiguous().cpu() for k, t in getattr(snapshot, name).items()}
             if tensors:
                 save_file(tensors, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps(snapshot.state, indent=1))
         entries = {}
         for path in sorted(partial.iterdir()):
-            _fsync(path)
+            fsync(path)
             entries[path.name] = {"size": path.stat().st_size, "sha256": sha256(path)}
         (partial / MANIFEST).write_text(json.dumps(entries, indent=1))
-        _fsync(partial / MANIFEST)
-        _fsync(partial)
+        fsync(partial / MANIFEST)
+        fsync(partial)
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
-        _fsync(directory)
+        fsync(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
@@ -70,7 +73,7 @@ def load(path: Path) -> Snapshot:
     from safetensors.torch import load_file
 
     verify(path)
-    parts = {n: path / f"{n}.safetensors" for n in ("model", "optimizer", "ema")}
+    parts = {n: path / f"{n}.safetensors" for n in PARTS}
     tensors = {n: load_file(p) if p.exists() else {} for n, p in parts.items()}
     return Snapshot(**tensors, state=json.loads((path / "state.json").read_text()))
 
@@ -126,7 +129,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,146 @@
+"""LoRA: a frozen base with low-rank updates (Hu et al. 2021, arXiv 2106.09685).
+
+A parametrization rather than a layer of its own: attention layers read `.weight` themselves, and every tensor of the
+source model keeps its name. The price is that backward forms the gradient of the whole weight before it is projected.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hydratune.freeze.phases import from_group, head, phase
+from hydratune.types import LayerGroup, Phase
+
+A, B, SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_scale"
+TARGETS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Linear, "weight"),
+    (nn.Conv2d, "weight"),
+    (nn.MultiheadAttention, "in_proj_weight"),
+)
+
+
+class LowRank(nn.Module):
+    """weight + alpha / rank * B A (equation 3): A [rank, inputs, ...] is drawn, B [outputs, rank] begins at zero."""
+
+    lora_scale: Tensor
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(weight.new_empty(rank, *weight.shape[1:]))
+        self.lora_B = nn.Parameter(weight.new_zeros(len(weight), rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.register_buffer("lora_scale", torch.tensor(alpha / rank))  # a checkpoint can be merged by itself
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.lora_scale * (self.lora_B @ self.lora_A.flatten(1)).view(weight.shape)
+
+
+class LoRA:
+    """freeze=lora: low-rank updates of Linear, Conv2d and attention layers, and the head train."""
+
+    def __init__(self, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None) -> None:
+        """alpha: the update counts alpha / rank. targets: regular expressions for layers; null: all below the head."""
+        if rank < 1:
+            raise ValueError(f"freeze.rank={rank}: at least 1")
+        if alpha <= 0:
+            raise ValueError(f"freeze.alpha={alpha}: must be above 0")
+        self.rank, self.alpha, self.targets = rank, alpha, targets
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        adapters = [n for n in from_group(groups, 0) if n.endswith((A, B))]
+        return [phase(groups, 0, num_steps, [*adapters, *head(groups)], f"rank {self.rank} updates and head")]
+
+    def adapt(self, groups: Sequence[LayerGroup]) -> list[LayerGroup]:
+        """The groups with updates on their layers; the modules are changed in place, their own tensors stay."""
+        tensors = Counter(id(p) for g in groups for _, p in g.module.named_parameters(remove_duplicate=False))
+        found = [
+            (group, *layer)
+            for group in groups[:-1]
+            for layer in _layers(group)
+            if tensors[id(getattr(layer[1], layer[2]))] == 1  # a tied weight would come apart
+        ]
+        names = [layer for _, layer, *_ in found]
+        for target in self.targets or ():
+            if not any(re.search(target, name) for name in names):
+                raise ValueError(f"freeze.targets={target} matches no layer. Layers: {', '.join(names)}")
+        if not names:
+            raise ValueError("freeze=lora: this network has no Linear, Conv2d or attention layer below its head")
+        for _, name, module, tensor in found:
+            if self.targets is None or any(re.search(target, name) for target in self.targets):
+                update = LowRank(getattr(module, tensor), self.rank, self.alpha)
+                parametrize.register_parametrization(module, tensor, update, unsafe=True)
+        return [LayerGroup(g.name, g.module, _names(g)) for g in groups]
+
+
+def _layers(group: LayerGroup) -> Iterator[tuple[str, nn.Module, str]]:
+    """(name in the source model, module, which of its tensors) of all that can be updated."""
+    for path, module in group.module.named_modules():
+        for kind, attribute in TARGETS:
+            if isinstance(module, kind) and getattr(module, attribute) is not None:
+                own = f"{path}.{attribute}" if path else attribute
+                yield group.names[own].rpartition(".")[0], module, attribute
+
+
+def _names(group: LayerGroup) -> dict[str, str]:
+    """Source names after parametrization: the base tensors keep theirs, updates are called as PEFT calls them."""
+    result = {}
+    for key in [k for k, _ in group.module.named_parameters()] + [k for k, _ in group.module.named_buffers()]:
+        if found := re.fullmatch(r"(.*?)parametrizations\.(\w+)\.(original|0\.(\w+))", key):
+            path, tensor, _, part = found.groups()
+            base = group.names[f"{path}{tensor}"]
+            layer = base.rpartition(".")[0]
+            result[key] = {None: base, "lora_A": layer + A, "lora_B": layer + B, "lora_scale": layer + SCALE}[part]
+        else:
+            result[key] = group.names[key]
+    return result
+
+
+def is_adapter(name: str) -> bool:
+    return name.endswith((A, B, SCALE))
+
+
+def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its updates added into plain weights; as it was, where it has none."""
+    result = {n: t for n, t in tensors.items() if not is_adapter(n)}
+    for name in [n for n in tensors if n.endswith(A)]:
+        layer = name.removesuffix(A)
+        weight = next(n for n in (f"{layer}.weight", f"{layer}.in_proj_weight") if n in result)
+        update = tensors[layer + B].flatten(1) @ tensors[name].flatten(1)
+        result[weight] = result[weight] + tensors[layer + SCALE] * update.view(result[weight].shape)
+    return result
+
+
+def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str, rank: int, alpha: float) -> None:
+    """Updates and head alone, in PEFT's layout: `PeftModel.from_pretrained(model, directory)` takes it."""
+    from safetensors.torch import save_file
+
+    layers = sorted(n.removesuffix(A) for n in tensors if n.endswith(A))
+    kept: dict[str, Tensor] = {}
+    for layer in layers:
+        a, b = tensors[layer + A], tensors[layer + B]
+        # PEFT's update of a convolution is two convolutions, the second of them 1x1
+        kept |= {f"{layer}{A}": a, f"{layer}{B}": b.view(*b.shape, 1, 1) if a.ndim == 4 else b}
+    kept |= {n: t for n, t in tensors.items() if n.startswith(f"{head_name}.")}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": layers,
+        "modules_to_save": [head_name],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    prefixed = {f"base_model.model.{n}": t.detach().cpu().contiguous() for n, t in kept.items()}
+    save_file(prefixed, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=1))

@@ -1,0 +1,86 @@
+"""What phases are made of: which names, which cut, what becomes of BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from hydratune.layer_groups import parameter_names, running_norms
+from hydratune.types import LayerGroup, Phase
+
+NORMS = ("frozen", "statistics", "affine")
+
+
+def phase(
+    groups: Sequence[LayerGroup],
+    first: int,
+    last: int,
+    trainable: Iterable[str],
+    name: str = "",
+    lr_scale: float = 1.0,
+    lr: float | None = None,
+) -> Phase:
+    """A phase in which `trainable` train; its cut is the first group that owns one of them."""
+    wanted = frozenset(trainable)
+    owners = [i for i, names in enumerate(parameter_names(groups)) if wanted.intersection(names)]
+    if not owners:
+        raise ValueError("freeze: nothing would train")
+    return Phase(first, last, wanted, cut=owners[0], name=name, lr_scale=lr_scale, lr=lr)
+
+
+def from_group(groups: Sequence[LayerGroup], first_group: int) -> list[str]:
+    return [name for names in parameter_names(groups)[first_group:] for name in names]
+
+
+def head(groups: Sequence[LayerGroup]) -> list[str]:
+    return from_group(groups, len(groups) - 1)
+
+
+def count_of(wanted: int | float, available: int) -> int:
+    """A number of groups, or a share of them. Raises ValueError below 0, or for a share above 1."""
+    if wanted < 0 or (isinstance(wanted, float) and wanted > 1):
+        raise ValueError(f"freeze.groups={wanted}: a number of groups, or a share of them between 0.0 and 1.0")
+    return round(wanted * available) if isinstance(wanted, float) else min(wanted, available)
+
+
+def step_of(key: str, wanted: int | float, num_steps: int) -> int:
+    """A step, or a share of the steps. Raises ValueError below 0, or for a share above 1."""
+    if wanted < 0 or (isinstance(wanted, float) and wanted > 1):
+        raise ValueError(f"freeze.{key}={wanted}: steps, or a share of them between 0.0 and 1.0")
+    return min(round(wanted * num_steps) if isinstance(wanted, float) else wanted, num_steps)
+
+
+def tiled(phases: Iterable[Phase]) -> list[Phase]:
+    """Without those that a short run leaves no step for; what is left covers the steps without gap or overlap."""
+    kept = [p for p in phases if p.first_step < p.last_step]
+    assert kept and kept[0].first_step == 0 and all(a.last_step == b.first_step for a, b in pairwise(kept))
+    return kept
+
+
+def with_norms(phases: Sequence[Phase], groups: Sequence[LayerGroup], norm: str) -> list[Phase]:
+    """The phases under a policy for BatchNorm in frozen groups.
+
+    frozen: it stands still with its group. statistics: its running mean and variance follow the new data. affine: its
+    weight and bias train as well. Both move the cut down to the first BatchNorm. GroupNorm and LayerNorm keep no
+    statistics: they are parameters like others.
+    """
+    if norm == "frozen":
+        return list(phases)
+    running = [i for i, group in enumerate(groups) if running_norms(group)]
+    if not running:
+        return list(phases)
+    affine = frozenset(n for g in groups for _, names in running_norms(g) for n in names) if norm == "affine" else ()
+    return [replace(p, trainable=p.trainable.union(affine), cut=min(p.cut, running[0]), norm=norm) for p in phases]
+
+
+def set_mode(group: LayerGroup, names: Sequence[str], phase: Phase, beyond_cut: bool) -> None:
+    """A group in which something trains is in train mode, but for its BatchNorms of which nothing does.
+
+    names: the group's own parameters. One that has none (dropout, pooling, a tied layer) follows the cut.
+    """
+    trains = beyond_cut and (not names or not phase.trainable.isdisjoint(names))
+    group.module.train(trains)
+    for norm, own in running_norms(group):
+        moves = trains and (not own or not phase.trainable.isdisjoint(own))
+        norm.train(moves or phase.norm != "frozen")

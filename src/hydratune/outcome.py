@@ -1,0 +1,101 @@
+"""The end of a run: select by validation, read the test split once, export, tell the story."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydratune import story
+from hydratune.assemble import Job
+from hydratune.data.dataset import Dataset, Split
+from hydratune.data.stream import Stream
+from hydratune.engine.evaluate import evaluate
+from hydratune.engine.trial import Trial
+from hydratune.freeze import lora
+from hydratune.models.network import Network
+from hydratune.record import checkpoint
+from hydratune.record.progress import Screen
+from hydratune.record.run import Run
+from hydratune.runtime import Runtime
+from hydratune.types import DataSpec
+
+
+@dataclass(frozen=True)
+class Result:
+    directory: Path
+    metric: float  # validation, at the best evaluation
+    record: Mapping[str, Any]
+
+
+def complete(
+    job: Job, known: Mapping[str, Any], network: Network, dataset: Dataset, spec: DataSpec, runtime: Runtime,
+    stream: Callable[[Split], Stream], screen: Screen,
+) -> Result:  # fmt: skip
+    """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
+    metrics, monitor = dict(known["metrics"]), dataset.task.monitor
+    if job.config["test"] is True and f"test_{monitor}" not in metrics:
+        _load_best(network, job.directory / "checkpoints", known["best_step"])
+        with Run(job.directory, {}, known["num_steps"]) as run:
+            tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
+            metrics |= {f"test_{k}": v for k, v in tested.items()}
+            run.board.scalars({f"test/{k}": v for k, v in tested.items()}, known["best_step"])
+            run.update(status="complete", metrics=metrics)
+        screen.line(f"{story.shown_path(job.directory)}: test {monitor} {metrics[f'test_{monitor}']:.4f}")
+    else:
+        screen.line(f"{story.shown_path(job.directory)} is complete; nothing to do")
+    return Result(job.directory, metrics[f"val_{monitor}"], {**known, "metrics": metrics})
+
+
+def _load_best(network: Network, directory: Path, step: int) -> Path:
+    """The best checkpoint's weights, averaged ones where there are any."""
+    path = directory / f"step-{step:08d}"
+    snapshot = checkpoint.load(path)
+    network.load({**snapshot.model, **snapshot.ema})
+    return path
+
+
+def finish(
+    job: Job, run: Run, trial: Trial, dataset: Dataset, stream: Callable[[Split], Stream], val_stream: Stream,
+    screen: Screen,
+) -> Result:  # fmt: skip
+    """Select by validation, look at the mistakes, read the test split once, and tell the story."""
+    config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
+    step = trial.best["step"]
+    best = _load_best(trial.network, run.checkpoints, step)
+    metrics = {f"val_{k}": v for k, v in trial.best["metrics"].items()}
+    seen = evaluate(trial.network, dataset.task, val_stream, spec, runtime)
+    seen.compute()
+    story.show_mistakes(run, seen, val_stream, spec, step)
+    if config["test"] is True or (config["test"] == "auto" and not job.sweep):
+        tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
+        metrics |= {f"test_{k}": v for k, v in tested.items()}
+        run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
+    exported(run.directory, trial.network, config["freeze"])
+    run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
+    run.update(
+        status="complete",
+        ended=story.now(),
+        metrics=metrics,
+        best_step=step,
+        num_steps=trial.num_steps,
+        stopped=trial.stopped,
+        seconds=run.seconds,
+        checkpoint={"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
+    )
+    story.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}")
+    return Result(job.directory, metrics[f"val_{monitor}"], run.record)
+
+
+def exported(directory: Path, network: Network, freeze: Mapping[str, Any]) -> None:
+    """Low-rank updates alone in PEFT's layout, and the weights with them merged in; nothing where there are none."""
+    tensors = network.state_dict()
+    if not any(lora.is_adapter(name) for name in tensors):
+        return
+    from safetensors.torch import save_file
+
+    head_name = next(iter(network.head.names.values())).rpartition(".")[0]
+    lora.save_adapter(directory / "adapter", tensors, head_name, freeze["rank"], freeze["alpha"])
+    plain = {n: t.detach().cpu().contiguous() for n, t in lora.merged(tensors).items()}
+    save_file(plain, directory / "merged.safetensors")

@@ -1,0 +1,127 @@
+"""Outputs of frozen trunks, kept by what they were computed from: in memory, or on disk for later runs.
+
+<key>/features.bin   rows one after the other, memory-mapped when read
+      meta.json      shape, dtype, SHA-256; its modification time is that of the last use
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydratune.record.checkpoint import fsync, sha256
+
+_MEMORY: dict[str, Tensor] = {}  # of this process, so that jobs which follow one another share it
+
+
+def cache_home() -> Path:
+    """$HYDRATUNE_CACHE, or hydratune/ in the user's cache directory."""
+    asked = os.environ.get("HYDRATUNE_CACHE")
+    return Path(asked or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hydratune"))
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """where: memory or disk. limit: bytes of all that is kept there; the least recently used goes first."""
+
+    where: str
+    limit: int
+    directory: Path
+
+    @staticmethod
+    def key(*parts: Any) -> str:
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def find(self, key: str) -> Tensor | None:
+        """What is kept under the key, verified; a damaged entry is removed and None returned."""
+        if key in _MEMORY:
+            _MEMORY[key] = _MEMORY.pop(key)  # the latest used is the last
+            return _MEMORY[key]
+        path = self.directory / key
+        try:
+            meta = json.loads((path / "meta.json").read_text())
+            if sha256(path / "features.bin") != meta["sha256"]:
+                raise ValueError("not what was written")
+            os.utime(path / "meta.json")
+            dtype = getattr(torch, meta["dtype"])
+            return _mapped(path / "features.bin", meta["shape"], dtype, meta["channels_last"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            print(f"warning: cached features {path} are damaged ({error}); they are computed again")
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+
+    def keep(self, key: str, rows: int, parts: Iterator[Tensor]) -> Tensor:
+        """Collect `rows` rows from `parts` under the key."""
+        first = next(parts)
+        shape = (rows, *first.shape[1:])
+        size = rows * first[0].numel() * first.element_size()
+        # Kept in the layout that the next layer will want
+        last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+        if self.where == "memory":
+            layout = torch.channels_last if last else torch.contiguous_format
+            features = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
+            _fill(features, first, parts)
+            while _MEMORY and sum(t.nbytes for t in _MEMORY.values()) + size > self.limit:
+                _MEMORY.pop(next(iter(_MEMORY)))
+            _MEMORY[key] = features
+            return features
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_room(size)
+        partial = self.directory / f".partial-{key}-{os.getpid()}"
+        partial.mkdir()
+        try:
+            path = partial / "features.bin"
+            features = _mapped(path, shape, first.dtype, last, create=True)
+            _fill(features, first, parts)
+            del features
+            fsync(path)
+            dtype = str(first.dtype).removeprefix("torch.")
+            meta = {"shape": shape, "dtype": dtype, "channels_last": last, "sha256": sha256(path)}
+            (partial / "meta.json").write_text(json.dumps(meta))
+            fsync(partial / "meta.json")
+            final = self.directory / key
+            if not final.exists():  # else another process was quicker with the same rows
+                os.rename(partial, final)
+                fsync(self.directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return _mapped(self.directory / key / "features.bin", shape, first.dtype, last)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the least recently used until `size` more bytes fit under the limit."""
+        entries = sorted(self.directory.glob("*/meta.json"), key=lambda p: p.stat().st_mtime)
+        sizes = {p.parent: (p.parent / "features.bin").stat().st_size for p in entries}
+        while sizes and sum(sizes.values()) + size > self.limit:
+            oldest = next(iter(sizes))
+            shutil.rmtree(oldest, ignore_errors=True)  # whoever has it mapped keeps its pages
+            del sizes[oldest]
+
+
+def _fill(features: Tensor, first: Tensor, parts: Iterator[Tensor]) -> None:
+    start = 0
+    part: Tensor | None = first
+    while part is not None:
+        features[start : start + len(part)] = part
+        start += len(part)
+        part = next(parts, None)
+    assert start == len(features)
+
+
+def _mapped(path: Path, shape: Any, dtype: torch.dtype, channels_last: bool, create: bool = False) -> Tensor:
+    flat = torch.from_file(str(path), shared=create, size=math.prod(shape), dtype=dtype)
+    if channels_last:
+        rows, channels, height, width = shape
+        return flat.view(rows, height, width, channels).permute(0, 3, 1, 2)
+    return flat.view(*shape)
