@@ -64,13 +64,14 @@ def trial(
     recipe: Recipe | None = None,
     schedule: Schedule | None = None,
     name: str = "run",
+    runtime: Runtime | None = None,
     **settings: Any,
 ) -> Trial:
     phases = (strategy or Nothing()).phases(net.groups, steps)
     run = Run(home / name, {})
     return Trial(
         net, phases, Classification(), SPEC, recipe or SGD(0.05, momentum=0.9), schedule or Constant(),
-        Settings(**settings), Runtime(precision="fp32", keep_memory=False), run, seed=7,
+        Settings(**settings), runtime or Runtime(precision="fp32", keep_memory=False), run, seed=7,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,6 +100,17 @@ class Runtime:
         if self.chosen.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.chosen.dtype)
+
+    def sum_over_ranks(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each by its sum over all ranks; nothing to do for one."""
+        if self.world > 1:
+            from torch import distributed
+
+            # One message for all: what trains may change between phases, so nothing is wrapped or registered.
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            distributed.all_reduce(flat)
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def synchronize(self) -> None:
         """Wait for the device; for clocks."""

@@ -143,23 +143,25 @@ class Trial:
         started = time.perf_counter()
         micro = self.settings.accumulate
         forward = 0.0
-        if micro == 1:
+        if micro == 1 and self.runtime.world == 1:
             total, count = self._forward(step, 0, features, batch, first)
             loss = total / count
             forward = time.perf_counter() - started
             loss.backward()
         else:
-            # The loss is a sum: gradients add up, and are divided once by the global count.
-            loss, count = torch.zeros_like(self._loss), 0
+            # The loss is a sum: gradients add up over parts and ranks, and are divided once by the global count.
+            loss, samples = torch.zeros_like(self._loss), torch.zeros_like(self._loss)
             for m, (part, sub) in enumerate(_micro_batches(features, batch, micro)):
                 began = time.perf_counter()
-                total, samples = self._forward(step, m, part, sub, first)
+                total, count = self._forward(step, m, part, sub, first)
                 forward += time.perf_counter() - began
                 total.backward()
                 loss += total.detach()
-                count += samples
-            torch._foreach_div_([p.grad for p in self._trainable if p.grad is not None], count)
-            loss /= count
+                samples += count
+            gradients = [p.grad for p in self._trainable if p.grad is not None]
+            self.runtime.sum_over_ranks([*gradients, loss, samples])
+            torch._foreach_div_(gradients, samples)
+            loss /= samples
         for parameter, start in self._pulled:  # the gradient of l2_sp / 2 * |w - w0|^2
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=self.recipe.l2_sp)
