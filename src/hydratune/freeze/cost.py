@@ -71,21 +71,23 @@ class CostMeter:
 
     def phase(self, phase: Phase) -> PhaseCost:
         forward: list[float] = []
-        seconds = saved = 0.0
+        seconds = saved = handed = 0.0
         for i, names in enumerate(self._owned):
             below = any(not phase.trainable.isdisjoint(n) for n in self._owned[:i])
             ahead, back = self._time(i, phase, below)
             forward.append(ahead)
             seconds += ahead + back
             if below or not phase.trainable.isdisjoint(names):
-                saved += self._saved_bytes(i, phase, below)
+                inner, taken, given = self._saved_bytes(i, phase, below)
+                saved += inner + max(taken, handed)  # what one group gives and the next one takes is one tensor
+                handed = given
         trained = sum(p.numel() for p in self._parameters(phase))
         scale = self.batch_size / self.samples
         trunk = sum(forward[: phase.cut])
         return PhaseCost(
             trunk / sum(forward),
             sum(self.operations[: phase.cut]) / max(sum(self.operations), 1),
-            saved,
+            saved + handed,
             seconds * scale + trained * self.update,
             trunk * scale,
         )
@@ -144,14 +146,19 @@ class CostMeter:
         self.synchronize()
         return features, outputs, time.perf_counter() - started
 
-    def _saved_bytes(self, i: int, phase: Phase, below: bool) -> float:
-        """Of what autograd keeps between forward and backward, per sample; weights are there anyway."""
+    def _saved_bytes(self, i: int, phase: Phase, below: bool) -> tuple[float, float, float]:
+        """Of what autograd keeps for backward, per sample: (within the group, of its input, of its output).
+
+        Weights do not count: they are there anyway.
+        """
         module = self._copy(i, phase)
         own = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
         kept: dict[int, int] = {}
+        held: list[Tensor] = []  # so that no address is used twice
 
         def pack(tensor: Tensor) -> Tensor:
             if tensor.untyped_storage().data_ptr() not in own:
+                held.append(tensor)
                 kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
@@ -159,9 +166,13 @@ class CostMeter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), self.autocast():
             outputs = module(features)
             result = self.loss(outputs) if i == len(self.groups) - 1 else outputs
+        ends = ({t.untyped_storage().data_ptr() for t in _tensors(end)} for end in (features, outputs))
+        first, last = ends
+        taken = sum(n for p, n in kept.items() if p in first)
+        given = sum(n for p, n in kept.items() if p in last - first)
         total = sum(kept.values())
         del result
-        return total / self.samples
+        return (total - taken - given) / self.samples, taken / self.samples, given / self.samples
 
 
 def _leaf(tensor: Tensor, below: bool) -> Tensor:
