@@ -287,11 +287,11 @@ def test_what_thaws_again_begins_with_fresh_momentum_also_when_resumed_there(tmp
     batches = list(stream().batches(0, 12))
     for step in range(8):
         t.step(step, batches[step].inputs, batches[step], 0)
-    stem = t.network.parameters()["stem.weight"]
-    stale = t.optimizer.state[stem]["momentum_buffer"].clone()
     if at == 9:
+        stem, head = (t.network.parameters()[n] for n in ("stem.weight", "head.weight"))
+        t._begin(t.phases[2])
+        assert not t.optimizer.state.get(stem) and "momentum_buffer" in t.optimizer.state[head]
         t.step(8, batches[8].inputs, batches[8], 0)
-        assert not torch.allclose(t.optimizer.state[stem]["momentum_buffer"], stale, rtol=0.1)
     second = network(norm=False)
     u = trial(tmp_path, second, ThawsAgain(), name="second")
     go([u], first=u.restore(t.snapshot(at)))
@@ -361,6 +361,9 @@ def test_l2_sp_resumes_with_the_weights_it_started_from(tmp_path: Path) -> None:
         t.step(step, batch.inputs, batch, 0)
     saved = checkpoint.load(checkpoint.save(tmp_path / "saved", 9, t.snapshot(9)))
     second = network()
+    with torch.no_grad():  # a resumed run has not read the weights that the first one started from
+        for parameter in second.parameters().values():
+            parameter.add_(1.0)
     u = trial(tmp_path, second, LpFt(0.5), recipe=SGD(0.05, l2_sp=0.5), name="second")
     go([u], first=u.restore(saved))
     assert same(weights(whole), weights(second))

@@ -22,7 +22,7 @@ from hydratune.engine.trunk import Caches, Trunk, cached, plan_caches
 from hydratune.freeze.cost import CostMeter, PhaseCost
 from hydratune.freeze.phases import set_mode
 from hydratune.freeze.schedules import Gradual, LpFt, Progressive
-from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, Nothing
+from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, Nothing, Surgical
 from hydratune.layer_groups import parameter_names
 from hydratune.record.features import _MEMORY, FeatureStore
 from hydratune.runtime import Runtime
@@ -45,7 +45,7 @@ def meter(net: Any) -> CostMeter:
 # ---- what it costs
 
 
-@pytest.mark.parametrize("strategy", [Nothing(), HeadOnly(), LastGroups(1), BiasOnly()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [Nothing(), HeadOnly(), LastGroups(1), BiasOnly(), Surgical(0)], ids=str)
 def test_saved_bytes_are_what_autograd_keeps(strategy: Any) -> None:
     """Counted by hooks on the real, whole step."""
     net = network(norm=True)
