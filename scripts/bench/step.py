@@ -38,7 +38,7 @@ from hydratune.optim import SGD, Constant
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime, cpu_name
 from hydratune.tasks.classification import Classification
-from hydratune.types import Batch, DataSpec
+from hydratune.types import Batch, DataSpec, FreezeStrategy
 
 SPEC = DataSpec((3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
 
@@ -97,7 +97,9 @@ def raw(network: Network, data: Batches, steps: int) -> Callable[[], float]:
     return run
 
 
-def ours(network: Network, data: Batches, steps: int) -> Callable[[], float]:
+def ours(
+    network: Network, data: Batches, steps: int, strategy: FreezeStrategy | None = None, clip: float | None = 1.0
+) -> Callable[[], float]:
     class NoEvaluation(Trial):
         def evaluate(self, step: int, stream: object, prefix: str = "val") -> None:  # type: ignore[override]
             self.best = {"step": step + 1, "value": 0.0}
@@ -117,10 +119,10 @@ def ours(network: Network, data: Batches, steps: int) -> Callable[[], float]:
     def run() -> float:
         nonlocal started, count
         count += 1
-        phases = Nothing().phases(network.groups, steps)
+        phases = (strategy or Nothing()).phases(network.groups, steps)
         with Run(Path(home.name) / str(count), {}) as record:
             trial = NoEvaluation(
-                network, phases, Classification(), SPEC, SGD(0.01, momentum=0.9), Constant(), Settings(clip=1.0),
+                network, phases, Classification(), SPEC, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip),
                 Runtime(precision="fp32"), record, seed=0,
             )  # fmt: skip
             line = Silent()
