@@ -227,7 +227,7 @@ def main() -> None:
         table.add_column(column, justify="right" if column not in ("model", "who") else "left")
     for model in options.models:
         for batch_size in options.batches:
-            steps = {("simple_cnn", 16): 300, ("simple_cnn", 128): 80, ("resnet18", 16): 10, ("resnet18", 128): 3}.get(
+            steps = {("simple_cnn", 16): 150, ("simple_cnn", 128): 80, ("resnet18", 16): 10, ("resnet18", 128): 3}.get(
                 (model, batch_size), 10
             )
             data = Batches(batch_size, steps)

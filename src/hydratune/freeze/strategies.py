@@ -113,12 +113,12 @@ class Pattern:
     """freeze=pattern: parameters by name. Each pattern is a group's name or a regular expression."""
 
     def __init__(self, train: Sequence[str] = (), freeze: Sequence[str] = ()) -> None:
-        """train: what trains (all, where empty); freeze: taken away from that."""
-        if not train and not freeze:
-            raise ValueError("freeze=pattern needs freeze.train or freeze.freeze, such as 'freeze.train=[layer4,head]'")
+        """train: what trains (all, where empty); freeze: taken away from that. Without either, the head alone trains."""
         self.train, self.freeze = tuple(train), tuple(freeze)
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        if not self.train and not self.freeze:
+            return [phase(groups, 0, num_steps, head(groups), "head (no pattern given)")]
         every = set(from_group(groups, 0))
         train = set().union(*(self._match(groups, p, "train") for p in self.train)) if self.train else every
         frozen = set().union(*(self._match(groups, p, "freeze") for p in self.freeze))
