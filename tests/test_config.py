@@ -230,3 +230,19 @@ def test_typed_values_read_back_as_themselves(tmp_path: Path) -> None:
         {"betas": [0.9, 0.99]},
     ):
         assert compose_config([f"+x={literal(value)}"]).x == value
+
+
+def test_a_key_of_another_strategy_names_its_owner(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"freeze\.rank=8: belongs to freeze=lora"):
+        make_job(["stage=finetune", "freeze=head_only", "freeze.rank=8"], tmp_path)
+    with pytest.raises(ValueError, match="freeze.groups=2: belongs to freeze=first_groups or freeze=last_groups"):
+        make_job(["stage=finetune", "freeze=surgical", "freeze.groups=2"], tmp_path)
+    make_job(["stage=finetune", "freeze=head_only", "freeze.rank=8"], tmp_path, sweep=True)  # meant for another there
+
+
+def test_every_strategy_composes_in_one_sweep_line(tmp_path: Path) -> None:
+    for option in options("freeze"):
+        line = ["stage=finetune", f"freeze={option}", "freeze.rank=2", "freeze.norm=affine"]
+        job = make_job(line, tmp_path, sweep=True)
+        assert job.config["freeze"]["norm"] == "affine"
+        assert ("rank" in strategy_node(job.config["freeze"], sweep=True)) == (option == "lora")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def validate(job: Job) -> None:
         for name in COMPONENTS:
             if name in node:
                 own = strategy_node(node[name], job.sweep) if name == "freeze" else node[name]
+                if name == "freeze":
+                    _refuse_keys_of_others(own)
                 construct.check(own, where + name, job.trust)
         if node:
             _validate_numbers(where, node)
@@ -126,6 +129,20 @@ def strategy_node(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
     if not sweep:
         return given
     return {k: v for k, v in given.items() if k == construct.TARGET or construct.accepts(given, k)}
+
+
+def _refuse_keys_of_others(strategy: Mapping[str, Any]) -> None:
+    """Raises ValueError for a key that another strategy has, naming those that do."""
+    if not str(strategy.get(construct.TARGET)).startswith("hydratune."):
+        return
+    for key in strategy.keys() - {construct.TARGET}:
+        if construct.accepts(strategy, key):
+            continue
+        files = sorted((config_directory() / "freeze").glob("*.yaml"))
+        targets = {f.stem: re.search(r"^_target_: (\S+)", f.read_text(), re.M) for f in files}
+        owners = [o for o, found in targets.items() if found and construct.accepts({construct.TARGET: found[1]}, key)]
+        if owners:
+            raise ValueError(f"freeze.{key}={strategy[key]}: belongs to freeze={' or freeze='.join(owners)}")
 
 
 def known_keys(choices: Sequence[str]) -> list[str]:

@@ -72,7 +72,7 @@ def finish(
         tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
         run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-    exported(run.directory, trial.network, config["freeze"])
+    exported(run.directory, trial.network)
     run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(
         status="complete",
@@ -88,7 +88,7 @@ def finish(
     return Result(job.directory, metrics[f"val_{monitor}"], run.record)
 
 
-def exported(directory: Path, network: Network, freeze: Mapping[str, Any]) -> None:
+def exported(directory: Path, network: Network) -> None:
     """Low-rank updates alone in PEFT's layout, and the weights with them merged in; nothing where there are none."""
     tensors = network.state_dict()
     if not any(lora.is_adapter(name) for name in tensors):
@@ -96,6 +96,6 @@ def exported(directory: Path, network: Network, freeze: Mapping[str, Any]) -> No
     from safetensors.torch import save_file
 
     head_name = next(iter(network.head.names.values())).rpartition(".")[0]
-    lora.save_adapter(directory / "adapter", tensors, head_name, freeze["rank"], freeze["alpha"])
+    lora.save_adapter(directory / "adapter", tensors, head_name)
     plain = {n: t.detach().cpu().contiguous() for n, t in lora.merged(tensors).items()}
     save_file(plain, directory / "merged.safetensors")

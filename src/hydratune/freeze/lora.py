@@ -119,7 +119,7 @@ def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str, rank: int, alpha: float) -> None:
+def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str) -> None:
     """Updates and head alone, in PEFT's layout: `PeftModel.from_pretrained(model, directory)` takes it."""
     from safetensors.torch import save_file
 
@@ -130,10 +130,11 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str,
         # PEFT's update of a convolution is two convolutions, the second of them 1x1
         kept |= {f"{layer}{A}": a, f"{layer}{B}": b.view(*b.shape, 1, 1) if a.ndim == 4 else b}
     kept |= {n: t for n, t in tensors.items() if n.startswith(f"{head_name}.")}
+    rank = len(tensors[layers[0] + A])
     config = {
         "peft_type": "LORA",
         "r": rank,
-        "lora_alpha": alpha,
+        "lora_alpha": float(tensors[layers[0] + SCALE]) * rank,
         "target_modules": layers,
         "modules_to_save": [head_name],
         "lora_dropout": 0.0,

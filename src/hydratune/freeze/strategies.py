@@ -113,7 +113,7 @@ class Pattern:
     """freeze=pattern: parameters by name. Each pattern is a group's name or a regular expression."""
 
     def __init__(self, train: Sequence[str] = (), freeze: Sequence[str] = ()) -> None:
-        """train: what trains (all, where empty); freeze: taken away from that. Without either, the head alone trains."""
+        """train: what trains (all, where empty); freeze: taken away from that. Without either: the head alone."""
         self.train, self.freeze = tuple(train), tuple(freeze)
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
