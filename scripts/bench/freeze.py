@@ -163,16 +163,17 @@ def inference(network: Network, data: Batches, steps: int) -> Callable[[], float
     return run
 
 
-def ladder(models: list[str], batch_size: int, repeats: int) -> None:
+def ladder(models: list[str], rungs: list[str], batch_size: int, repeats: int) -> None:
     table = Table(
         title=f"ms per step, batch {batch_size}, median of {repeats}; {cpu_name()}, torch {torch.__version__}"
     )
     for column in ("model", "trains", "who", "ms", "x raw: median", "min", "max", "estimated / true"):
         table.add_column(column)
     for model in models:
-        steps, network = STEPS[model], build(model)
-        data = Batches(batch_size, steps)
-        for rung, strategy in RUNGS.items():
+        network = build(model)
+        for rung in rungs:
+            strategy, steps = RUNGS[rung], STEPS[model] * {"head": 5, "25%": 2}.get(rung, 1)
+            data = Batches(batch_size, steps)
             runs: dict[str, Callable[[], float]] = {
                 "raw loop": raw(*frozen(copy.copy(network.fork(0)), rung), data, steps),
                 "hydratune": ours(network.fork(0), data, steps, strategy),
@@ -304,6 +305,7 @@ def cache(model: str, repeats: int, epochs: int = 20, count: int = 384, batch_si
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=["resnet18", "vit"])
+    parser.add_argument("--rungs", nargs="+", default=list(RUNGS))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=["ladder", "memory", "cache"])
@@ -315,7 +317,7 @@ def main() -> None:
         return
     Runtime().start()
     if "ladder" in options.only:
-        ladder(options.models, options.batch, options.repeats)
+        ladder(options.models, options.rungs, options.batch, options.repeats)
     if "memory" in options.only:
         memory(options.models, options.batch, options.repeats)
     if "cache" in options.only:
