@@ -202,7 +202,8 @@ def _measure(
     meter = cost_meter(network, dataset.task, next(train_stream.batches(0, 1)), runtime, recipe)
     measured = [meter.phase(p) for p in phases]
     unfrozen = meter.phase(Phase(0, 1, every, cut=0))
-    data = {"dataset": made_of["dataset"], "files": made_of["files"], "channels": train_stream.channels}
+    # What the weights below the cut do not tell: the data, and the code that the model is
+    data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
     samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
     mode = job.config["freeze"].get("cache") or "auto"
     rows = [meter.row_bytes(p.cut) for p in phases]
