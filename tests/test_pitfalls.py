@@ -167,7 +167,9 @@ def test_7_a_graph_is_compiled_for_each_phase(tmp_path: Path, monkeypatch: pytes
     assert compiled == [p.trainable for p in t.phases] and len(compiled) == 3
 
 
-@pytest.mark.parametrize("strategy", [Gradual(), Progressive([0.3, 0.6]), LpFt(0.5), FreezeUnfreeze(4)], ids=str)
+@pytest.mark.parametrize(
+    "strategy", [Gradual(), Progressive([0.3, 0.6]), LpFt(0.5), FreezeUnfreeze(4)], ids=lambda s: type(s).__name__
+)
 @pytest.mark.parametrize("at", [2, 4, 6, 7])
 def test_8_resuming_inside_any_phase_changes_nothing(tmp_path: Path, strategy: Any, at: int) -> None:
     """Lightning's finetuning callbacks break on resume: optimizer groups of the checkpoint and of the start differ."""

@@ -45,7 +45,9 @@ def meter(net: Any) -> CostMeter:
 # ---- what it costs
 
 
-@pytest.mark.parametrize("strategy", [Nothing(), HeadOnly(), LastGroups(1), BiasOnly(), Surgical(0)], ids=str)
+@pytest.mark.parametrize(
+    "strategy", [Nothing(), HeadOnly(), LastGroups(1), BiasOnly(), Surgical(0)], ids=lambda s: type(s).__name__
+)
 def test_saved_bytes_are_what_autograd_keeps(strategy: Any) -> None:
     """Counted by hooks on the real, whole step."""
     net = network(norm=True)
@@ -155,7 +157,9 @@ def go_cached(
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
-@pytest.mark.parametrize("strategy", [HeadOnly(), LpFt(0.6), Gradual(), Progressive([0.3, 0.6])], ids=str)
+@pytest.mark.parametrize(
+    "strategy", [HeadOnly(), LpFt(0.6), Gradual(), Progressive([0.3, 0.6])], ids=lambda s: type(s).__name__
+)
 def test_cached_training_is_bit_for_bit_the_uncached(tmp_path: Path, strategy: Any, where: str) -> None:
     plain, t = go_cached(tmp_path, strategy, "plain", None, steps=15)
     kept, u = go_cached(tmp_path, strategy, "kept", store(tmp_path, where), steps=15)
