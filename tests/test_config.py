@@ -233,9 +233,9 @@ def test_typed_values_read_back_as_themselves(tmp_path: Path) -> None:
 
 
 def test_a_key_of_another_strategy_names_its_owner(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"freeze\.rank=8: belongs to freeze=lora"):
+    with pytest.raises(ValueError, match=r"freeze\.rank=8: no such key of this strategy; it belongs to freeze=lora"):
         make_job(["stage=finetune", "freeze=head_only", "freeze.rank=8"], tmp_path)
-    with pytest.raises(ValueError, match="freeze.groups=2: belongs to freeze=first_groups or freeze=last_groups"):
+    with pytest.raises(ValueError, match="it belongs to freeze=first_groups or freeze=last_groups"):
         make_job(["stage=finetune", "freeze=surgical", "freeze.groups=2"], tmp_path)
     make_job(["stage=finetune", "freeze=head_only", "freeze.rank=8"], tmp_path, sweep=True)  # meant for another there
 

@@ -142,7 +142,8 @@ def _refuse_keys_of_others(strategy: Mapping[str, Any]) -> None:
         targets = {f.stem: re.search(r"^_target_: (\S+)", f.read_text(), re.M) for f in files}
         owners = [o for o, found in targets.items() if found and construct.accepts({construct.TARGET: found[1]}, key)]
         if owners:
-            raise ValueError(f"freeze.{key}={strategy[key]}: belongs to freeze={' or freeze='.join(owners)}")
+            named = " or ".join(f"freeze={owner}" for owner in owners)
+            raise ValueError(f"freeze.{key}={strategy[key]}: no such key of this strategy; it belongs to {named}")
 
 
 def known_keys(choices: Sequence[str]) -> list[str]:
