@@ -61,8 +61,8 @@ def test_averaged_weights_follow_the_formula_and_leave_frozen_ones_alone(tmp_pat
     for step, batch in enumerate(stream().batches(0, 5)):
         t.step(step, batch.inputs, batch, 0)
         expected = {n: 0.8 * e + 0.2 * net.parameters()[n].detach() for n, e in expected.items()}
-    assert set(t._ema) == {"head.weight", "head.bias"}
-    assert all(torch.allclose(t._ema[n], expected[n], atol=1e-6) for n in t._ema)
+    assert set(t.ema) == {"head.weight", "head.bias"}
+    assert all(torch.allclose(t.ema[n], expected[n], atol=1e-6) for n in t.ema)
     trained = weights(net)
     with t.averaged_weights():
         assert torch.equal(net.parameters()["head.weight"], t.snapshot(0).model["head.weight"])

@@ -375,6 +375,7 @@ def test_augmented_views_are_the_same_in_a_cache_as_in_the_stream() -> None:
     data = stream(augment=Augment(flip=True, crop_padding=1, views=2))
     rows = torch.cat(list(data.distinct(7)))
     assert len(rows) == 2 * 40
-    for plain, kept in zip(data.batches(3, 18), data.cached(rows, 3, 18), strict=True):
+    for plain, (ids, at) in zip(data.batches(3, 18), data.rows(3, 18), strict=True):
+        kept = data.labelled(rows[at], ids)
         assert torch.equal(plain.inputs, kept.inputs) and torch.equal(plain.targets, kept.targets)
         assert torch.equal(plain.ids, kept.ids)

@@ -188,18 +188,18 @@ def test_the_trunk_runs_once_and_never_again(tmp_path: Path) -> None:
     for group in net.groups:
         group.module.eval()
     kept = store(tmp_path, "disk")
-    trunk = cached(Trunk(net, 2, FP32, stream()), kept, "data")
+    trunk = cached(Trunk(net, [2], FP32, stream()), [2], kept, "data")
     assert sum(rows) == 40
     list(trunk.batches(0, 20))
-    again = cached(Trunk(net, 2, FP32, stream()), kept, "data")
-    assert sum(rows) == 40 and torch.equal(trunk.cached, again.cached)
-    cached(Trunk(net, 2, FP32, stream()), kept, "other data")
+    again = cached(Trunk(net, [2], FP32, stream()), [2], kept, "data")
+    assert sum(rows) == 40 and torch.equal(trunk.cached[2], again.cached[2])
+    cached(Trunk(net, [2], FP32, stream()), [2], kept, "other data")
     assert sum(rows) == 80
     with torch.no_grad():
         net.parameters()["stem.weight"][0, 0, 0, 0] += 1
-    cached(Trunk(net, 2, FP32, stream()), kept, "data")
+    cached(Trunk(net, [2], FP32, stream()), [2], kept, "data")
     assert sum(rows) == 120  # other weights, other outputs
-    cached(Trunk(net, 1, FP32, stream()), kept, "data")
+    cached(Trunk(net, [1], FP32, stream()), [1], kept, "data")
     assert sum(rows) == 160  # another cut
 
 

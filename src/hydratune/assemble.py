@@ -32,6 +32,7 @@ class Job:
     trust: Sequence[str]
     command: str = ""  # what was typed, to be typed again
     sweep: bool = False
+    asked: str = ""  # fingerprint of what was asked for, by which a sweep knows its jobs again
 
 
 def config_directory() -> Path:

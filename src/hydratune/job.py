@@ -1,239 +1,265 @@
-"""One run from its configuration to its result: assemble, train, select, test."""
+"""Jobs from their configuration to their results: assemble, train, select, test. A single run is a list of one."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from hydratune import construct, story
-from hydratune.assemble import COMPONENTS, Job, strategy_node
+from hydratune.assemble import Job
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
-from hydratune.engine.loop import train
+from hydratune.engine.loop import advance
 from hydratune.engine.probe import choose_precision, cost_meter
-from hydratune.engine.settings import Settings
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches, plan_caches
-from hydratune.fingerprint import content, differences, fingerprint
+from hydratune.fingerprint import content, fingerprint
 from hydratune.freeze import report
-from hydratune.freeze.phases import with_norms
-from hydratune.models.initialise import initialised, named_tensors
-from hydratune.models.network import Network, as_body, build_network
-from hydratune.optim import Recipe
+from hydratune.freeze.cost import CostMeter
+from hydratune.member import Member, build_member, first_network, load_origin
+from hydratune.models.network import Network
 from hydratune.origin import Origin, find_origin
-from hydratune.outcome import Result, complete, finish
-from hydratune.pretrained import load_into
-from hydratune.record import checkpoint
+from hydratune.outcome import Result, complete, finish, paused
 from hydratune.record.features import cache_home
 from hydratune.record.progress import Screen
-from hydratune.record.run import Run, read_record
+from hydratune.record.run import Run
 from hydratune.runtime import Precision, Runtime
-from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase
+from hydratune.types import Body, DataSpec, LoadReport, Phase
+
+Outcome = Result | Exception
 
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
     screen = screen or Screen()
-    config, seed = job.config, job.config["seed"]
-    resumed, known = _resumable(job), read_record(job.directory)
-    parts = {k: construct.construct(config[k], k, job.trust) for k in COMPONENTS if k not in ("model", "freeze")}
-    strategy = strategy_node(config["freeze"], job.sweep)
-    freeze: FreezeStrategy = construct.construct(strategy, "freeze", job.trust)
-    norm = config["freeze"].get("norm") or "frozen"
-    runtime: Runtime = parts["runtime"]
+    ((_, outcome),) = run_jobs([job], screen, lambda _: screen)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def run_jobs(
+    jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen], until: int | None = None
+) -> Iterator[tuple[Job, Outcome]]:
+    """Jobs of one model, origin, data and seed, side by side; yields each with what became of it as that is known.
+
+    told: where each job's own tables go. until: the step at which all pause. What one job computes does not depend on
+    the others; what fails in one does not touch them, what fails in all (their data, their model) is raised.
+    """
+    first = jobs[0]
+    runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust)
     runtime.start()
-    dataset: Dataset = parts["dataset"]
-    settings: Settings = parts["engine"]
+    dataset: Dataset = construct.construct(first.config["dataset"], "dataset", first.trust)
     spec = dataset.spec()
-    body, network = _network(job, dataset, spec, seed)
-    train_split, val_split = dataset.split("train"), dataset.split("val")
-    steps_per_epoch = max(len(train_split) // min(config["batch_size"], len(train_split)), 1)
-    num_steps = config["steps"] or config["epochs"] * steps_per_epoch
-    base = network.state_dict()  # what `init_from` fills
-    network = _adapted(network, freeze, seed)
-    phases = with_norms(freeze.phases(network.groups, num_steps), network.groups, norm)
+    body, network = first_network(first, dataset, spec)
+    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"))
+    members = []
+    for job in jobs:
+        try:
+            members.append(build_member(job, network if len(jobs) == 1 else network.fork(0), room.steps_per_epoch))
+        except Exception as error:
+            yield job, error
+    # All that can fail in these jobs has been tried; only now the pretraining that they may ask for.
+    origin = room.origin(members, screen)
+    fresh = [m for m in members if not m.resumes]
+    base = network.state_dict() if len(jobs) > 1 else next((m.base for m in fresh), {})
+    loaded = None
+    if fresh:
+        loaded = load_origin(base, set(network.head.names.values()), origin, spec, first.config["init_share"])
+    for member in fresh if len(jobs) > 1 else ():
+        Network.copy(base, member.base)
+    # Those that go on from the same step, in the same numbers, share a loop.
+    rounds: dict[tuple[int, Precision], list[Member]] = {}
+    hows: dict[Precision, str] = {}
+    for member in members:
+        chosen, how = room.precision(member, network if len(jobs) > 1 else member.network)
+        hows.setdefault(chosen, how)
+        rounds.setdefault((member.first_step, chosen), []).append(member)
+    for (_, chosen), together in sorted(rounds.items(), key=lambda r: r[0][0]):
+        settled = replace(room, runtime=runtime.choose(chosen))
+        yield from settled.run(together, origin, loaded, hows[chosen], screen, told, until)
 
-    # All that can fail in this job has been tried; only now the pretraining that it may ask for.
-    if config["dry_run"]:
-        origin = Origin("nothing: a dry run loads nothing")
-    elif resumed is not None and known.get("init_from") == config["init_from"]:
-        origin = Origin("the run itself", hash=known["made_of"]["origin"], lineage=known["lineage"])
-    else:
-        origin = find_origin(job, body, screen, lambda pretraining: run_job(pretraining, screen).directory)
-    made_of = content({**config, "freeze": {**strategy, "norm": norm}}, origin.hash, dataset.files(), runtime.precision)
-    if resumed is not None:
-        _refuse_changes(job, known, made_of)
-    snapshot = checkpoint.load(resumed) if resumed is not None else None
-    loaded = _load(base, set(network.head.names.values()), origin, spec, config["init_share"])
-    runtime, how = _settle_precision(job, runtime, network, dataset, spec, body, train_split, snapshot)
-    network.to(runtime.torch_device, runtime.chosen.memory_format)
 
-    def stream(split: Split, augment: Augment | None = None) -> Stream:
+@dataclass(frozen=True)
+class Room:
+    """What jobs that run side by side have in common."""
+
+    first: Job
+    runtime: Runtime
+    dataset: Dataset
+    spec: DataSpec
+    body: Body
+    train_split: Split
+    val_split: Split
+
+    @property
+    def steps_per_epoch(self) -> int:
+        samples = len(self.train_split)
+        return max(samples // min(self.first.config["batch_size"], samples), 1)
+
+    def stream(self, split: Split, augment: Augment | None = None) -> Stream:
+        config, runtime = self.first.config, self.runtime
         return Stream(
-            split, spec, config["batch_size"], runtime.torch_device, body.in_channels, augment, seed,
-            runtime.chosen.memory_format,
+            split, self.spec, config["batch_size"], runtime.torch_device, self.body.in_channels, augment,
+            config["seed"], runtime.chosen.memory_format,
         )  # fmt: skip
 
-    train_stream, val_stream = stream(train_split, dataset.augment), stream(val_split)
-    if known.get("status") == "complete" and resumed is not None:
-        return complete(job, known, network, dataset, spec, runtime, stream, screen)
-    caches, costs = _measure(job, phases, network, dataset, train_stream, runtime, parts["optimizer"], made_of)
-    if config["dry_run"]:
-        screen.line(
-            f"dry run of {config['stage']}  {story.label(job)}: {num_steps} steps, nothing is trained or written"
-        )
-        story.show_phases(screen, None, network, phases, costs, runtime, how)
-        return Result(job.directory, math.nan, {})
-    first_step = 0 if snapshot is None else snapshot.state["step"]
-    record = {
-        "stage": config["stage"],
-        "command": job.command,
-        "overrides": list(job.overrides),
-        "sweep": job.sweep,
-        "fingerprint": fingerprint(made_of),
-        "made_of": made_of,
-        "init_from": config["init_from"],
-        "lineage": origin.lineage,
-        "seed": seed,
-        "trust": list(job.trust),
-        "started": known.get("started") or story.now(),
-        "versions": story.versions(),
-        "runtime": {**runtime.describe(), "precision_choice": how},
-    }
-    with Run(job.directory, record, first_step) as run:
-        trial = Trial(
-            network, phases, dataset.task, spec, parts["optimizer"], parts["schedule"], settings, runtime, run, seed
-        )
+    def origin(self, members: Sequence[Member], screen: Screen) -> Origin:
+        """What those start from that do not go on with a run of their own."""
+        if self.first.config["dry_run"]:
+            return Origin("nothing: a dry run loads nothing")
+        if all(m.resumes for m in members):
+            return Origin("the run itself")
+        return find_origin(self.first, self.body, screen, lambda pretraining: run_job(pretraining, screen).directory)
+
+    def precision(self, member: Member, network: Network) -> tuple[Precision, str]:
+        """(what is computed in, how that was found). A resumed run keeps what it began with."""
+        if member.snapshot is not None:
+            return Precision.parse(member.snapshot.state["precision"]), "the checkpoint's"
+        network.to(self.runtime.torch_device)
+        model = f"{json.dumps(self.first.config['model'], sort_keys=True)} {self.spec.input_shape}"
+        batch = next(self.stream(self.train_split).once())
+        return choose_precision(network, self.dataset.task, batch, self.runtime, model)
+
+    def run(
+        self, members: Sequence[Member], origin: Origin, loaded: LoadReport | None, how: str, screen: Screen,
+        told: Callable[[Job], Screen], until: int | None,
+    ) -> Iterator[tuple[Job, Outcome]]:  # fmt: skip
+        """Train them side by side from the step that they share."""
+        runtime, dataset = self.runtime, self.dataset
+        train_stream, val_stream = self.stream(self.train_split, dataset.augment), self.stream(self.val_split)
+        meters: dict[frozenset[str], CostMeter] = {}
+        trials: dict[Trial, tuple[Member, Run]] = {}
+        planned: list[Caches] = []
+        carrier = max(members, key=lambda m: m.fork)  # what it never changes no other one changes below its own fork
+        with ExitStack() as stack:
+            for member in members:
+                job = member.job
+                try:
+                    member.network.to(runtime.torch_device, runtime.chosen.memory_format)
+                    made_of = self._made_of(member, origin)
+                    member.refuse_changes(made_of)
+                    if member.known.get("status") == "complete" and member.snapshot is not None:
+                        arguments = (member.network, dataset, self.spec, runtime, self.stream)
+                        yield job, complete(job, member.known, *arguments, told(job))
+                        continue
+                    caches, costs = self._measure(member, train_stream, made_of, meters)
+                    if job.config["dry_run"]:
+                        yield job, self._dry_run(member, costs, how, told(job))
+                        continue
+                    if member is not carrier:
+                        member = member.above(carrier.network)
+                    run = stack.enter_context(
+                        Run(job.directory, self._record(member, origin, made_of, how), member.first_step)
+                    )
+                    trial = Trial(
+                        member.network, member.phases, dataset.task, self.spec, member.recipe, member.schedule,
+                        member.settings, runtime, run, job.config["seed"],
+                    )  # fmt: skip
+                    self._tell(member, trial, run, loaded, costs, how, told(job), train_stream)
+                except Exception as error:
+                    yield job, error
+                    continue
+                trials[trial] = member, run
+                planned += [caches] if caches is not None else []
+            if not trials:
+                return
+            first_step, last = members[0].first_step, max(t.num_steps for t in trials)
+            cadence = next(iter(trials)).settings.cadence(self.steps_per_epoch)
+            with screen.progress(self.first.config["stage"], first_step, min(last, until or last)) as line:
+                for trial in advance(
+                    list(trials), train_stream, val_stream, cadence, line, first_step, Caches.joined(planned), until
+                ):
+                    member, run = trials[trial]
+                    yield member.job, self._outcome(member, trial, run, val_stream, told(member.job))
+
+    def _made_of(self, member: Member, origin: Origin) -> dict[str, Any]:
+        started = member.known["made_of"]["origin"] if member.resumes else origin.hash
+        config = {**member.job.config, "freeze": member.freeze}
+        return content(config, started, self.dataset.files(), self.runtime.precision)
+
+    def _record(self, member: Member, origin: Origin, made_of: Mapping[str, Any], how: str) -> dict[str, Any]:
+        job, known = member.job, member.known
+        return {
+            "stage": job.config["stage"],
+            "command": job.command,
+            "overrides": list(job.overrides),
+            "sweep": job.sweep,
+            "asked": job.asked,
+            "fingerprint": fingerprint(made_of),
+            "made_of": made_of,
+            "init_from": job.config["init_from"],
+            "lineage": known["lineage"] if member.resumes else origin.lineage,
+            "seed": job.config["seed"],
+            "trust": list(job.trust),
+            "monitor": self.dataset.task.monitor,
+            "val_samples": len(self.val_split),
+            "num_steps": member.phases[-1].last_step,
+            "started": known.get("started") or story.now(),
+            "versions": story.versions(),
+            "runtime": {**self.runtime.describe(), "precision_choice": how},
+        }
+
+    def _tell(
+        self, member: Member, trial: Trial, run: Run, loaded: LoadReport | None, costs: Sequence[tuple[str, ...]],
+        how: str, screen: Screen, train_stream: Stream,
+    ) -> None:  # fmt: skip
+        job, snapshot = member.job, member.snapshot
         if snapshot is not None:
             trial.restore(snapshot)
-            screen.line(f"resuming {story.shown_path(job.directory)} from step {first_step} of {num_steps}")
-        screen.line(f"{config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
+            shown, step = story.shown_path(job.directory), member.first_step
+            screen.line(f"resuming {shown} from step {step} of {trial.num_steps}")
+        screen.line(f"{job.config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
         run.board.text("config", f"```yaml\n{job.text}\n```")
-        story.show_load(screen, run, loaded)
-        story.show_phases(screen, run, network, phases, costs, runtime, how)
+        story.show_load(screen, run, None if member.resumes else loaded)
+        story.show_phases(screen, run, member.network, member.phases, costs, self.runtime, how)
         if snapshot is None:
-            story.show_batch(run, train_stream, spec)
-        with screen.progress(config["stage"], first_step, num_steps) as line:
-            train([trial], train_stream, val_stream, settings.cadence(steps_per_epoch), line, first_step, caches)
-        return finish(job, run, trial, dataset, stream, val_stream, screen)
+            story.show_batch(run, train_stream, self.spec)
 
-
-# ---- the network and its first weights
-
-
-def _network(job: Job, dataset: Dataset, spec: DataSpec, seed: int) -> tuple[Body, Network]:
-    """The body, and the network that it and a head for this task make; each tensor drawn from (seed, its name)."""
-    shape = spec.input_shape
-
-    def build() -> Body:
-        return as_body(construct.construct(job.config["model"], "model", job.trust, input_shape=shape))
-
-    body = initialised(seed, build, lambda b: b.source.named_parameters())
-    channels = body.in_channels or shape[0]
-    features = torch.zeros(1, channels, *shape[1:])
-    try:
-        with torch.no_grad():
-            for _, module in body.groups:
-                features = module.eval()(features)
-    except RuntimeError as error:
-        raise ValueError(f"model: cannot take images of {list(shape)} ({error})") from None
-    head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))
-    return body, build_network(body, head)
-
-
-def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
-    """The network with what the strategy adds to it, each new tensor drawn from (seed, its name)."""
-    adapt = getattr(freeze, "adapt", None)
-    if adapt is None:
-        return network
-    before = network.parameters().keys()
-
-    def added(result: Network) -> list[tuple[str, torch.Tensor]]:
-        return [(n, p) for n, p in result.parameters().items() if n not in before]
-
-    return initialised(seed, lambda: Network(adapt(network.groups)), added)
-
-
-def _load(
-    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: DataSpec, share: float
-) -> LoadReport | None:
-    """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
-    if origin.tensors is None:
-        return None
-    other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
-    tensors = {n: t for n, t in origin.tensors.items() if n not in other}
-    try:
-        report = load_into(own, head, tensors, origin.said, share)
-    except ValueError as error:
-        raise ValueError(f"{error}{origin.hint}") from None
-    reasons = dict.fromkeys(other & origin.tensors.keys(), "made for other classes")
-    return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
-
-
-def _settle_precision(
-    job: Job, runtime: Runtime, network: Network, dataset: Dataset, spec: DataSpec, body: Body, split: Split,
-    snapshot: checkpoint.Snapshot | None,
-) -> tuple[Runtime, str]:  # fmt: skip
-    """(the runtime with its precision chosen, how it was). A resumed run keeps what it began with."""
-    if snapshot is not None:
-        return runtime.choose(Precision.parse(snapshot.state["precision"])), "the checkpoint's"
-    network.to(runtime.torch_device)
-    batches = Stream(split, spec, job.config["batch_size"], runtime.torch_device, body.in_channels)
-    model = f"{json.dumps(job.config['model'], sort_keys=True)} {spec.input_shape}"
-    chosen, how = choose_precision(network, dataset.task, next(batches.once()), runtime, model)
-    return runtime.choose(chosen), how
-
-
-def _measure(
-    job: Job, phases: Sequence[Phase], network: Network, dataset: Dataset, train_stream: Stream, runtime: Runtime,
-    recipe: Recipe, made_of: Mapping[str, Any],
-) -> tuple[Caches | None, list[tuple[str, ...]]]:  # fmt: skip
-    """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains all the time."""
-    every = frozenset(network.parameters())
-    if all(p.trainable == every for p in phases) and not job.config["dry_run"]:
-        return None, []
-    meter = cost_meter(network, dataset.task, next(train_stream.batches(0, 1)), runtime, recipe)
-    measured = [meter.phase(p) for p in phases]
-    unfrozen = meter.phase(Phase(0, 1, every, cut=0))
-    # What the weights below the cut do not tell: the data, and the code that the model is
-    data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
-    samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
-    mode = job.config["freeze"].get("cache") or "auto"
-    rows = [meter.row_bytes(p.cut) for p in phases]
-    home = cache_home() / "features"
-    caches, said = plan_caches(mode, phases, measured, rows, train_stream, runtime, home, samples)
-    return caches, report.costs(phases, measured, unfrozen, said)
-
-
-# ---- resuming
-
-
-def _resumable(job: Job) -> Path | None:
-    """The newest whole checkpoint of the job's own directory, where it is to go on."""
-    directory = job.directory / "checkpoints"
-    if job.config["resume"] is None:
-        if checkpoint.steps(directory):
-            raise ValueError(
-                f"{job.directory} already holds a run; resume=auto goes on with it, another name= starts anew"
-            )
-        return None
-    newest, complaints = checkpoint.newest_valid(directory)
-    for complaint in complaints:
-        print(f"warning: {complaint}; the one before it is used")
-    return newest
-
-
-def _refuse_changes(job: Job, known: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
-    changed = differences(known.get("made_of", {}), json.loads(json.dumps(made_of)))
-    if changed:
-        raise ValueError(
-            f"resume: this configuration does not give the weights that {job.directory} holds. Changed: "
-            f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={job.directory} trains on from it"
+    def _dry_run(self, member: Member, costs: Sequence[tuple[str, ...]], how: str, screen: Screen) -> Result:
+        job, steps = member.job, member.phases[-1].last_step
+        screen.line(
+            f"dry run of {job.config['stage']}  {story.label(job)}: {steps} steps, nothing is trained or written"
         )
+        story.show_phases(screen, None, member.network, member.phases, costs, self.runtime, how)
+        return Result(job.directory, math.nan, {})
+
+    def _measure(
+        self, member: Member, train_stream: Stream, made_of: Mapping[str, Any], meters: dict[frozenset[str], CostMeter]
+    ) -> tuple[Caches | None, list[tuple[str, ...]]]:
+        """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains always."""
+        job, phases, network = member.job, member.phases, member.network
+        every = frozenset(network.parameters())
+        if all(p.trainable == every for p in phases) and not job.config["dry_run"]:
+            return None, []
+        if every not in meters:
+            batch = next(train_stream.batches(0, 1))
+            meters[every] = cost_meter(network, self.dataset.task, batch, self.runtime, member.recipe)
+        meter = meters[every]
+        measured = [meter.phase(p) for p in phases]
+        unfrozen = meter.phase(Phase(0, 1, every, cut=0))
+        # What the weights below the cut do not tell: the data, and the code that the model is
+        data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
+        samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
+        mode = job.config["freeze"].get("cache") or "auto"
+        rows = [meter.row_bytes(p.cut) for p in phases]
+        home = cache_home() / "features"
+        caches, said = plan_caches(mode, phases, measured, rows, train_stream, self.runtime, home, samples)
+        return caches, report.costs(phases, measured, unfrozen, said)
+
+    def _outcome(self, member: Member, trial: Trial, run: Run, val_stream: Stream, screen: Screen) -> Outcome:
+        try:
+            with run:
+                if trial.failed is not None:
+                    raise trial.failed
+                last = trial.history[-1][0] if trial.history else 0
+                if last < trial.num_steps and trial.stopped is None:
+                    return paused(member.job, run, trial)
+                return finish(member.job, run, trial, self.dataset, self.stream, val_stream, screen)
+        except Exception as error:
+            return error

@@ -88,6 +88,12 @@ def finish(
     return Result(job.directory, metrics[f"val_{monitor}"], run.record)
 
 
+def paused(job: Job, run: Run, trial: Trial) -> Result:
+    """A run that a sweep halted on its way; it can go on from its checkpoint."""
+    run.update(status="paused", seconds=run.seconds)
+    return Result(job.directory, trial.last[trial.task.monitor], run.record)
+
+
 def exported(directory: Path, network: Network) -> None:
     """Low-rank updates alone in PEFT's layout, and the weights with them merged in; nothing where there are none."""
     tensors = network.state_dict()

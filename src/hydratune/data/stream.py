@@ -65,12 +65,15 @@ class Stream:
                 yield Batch(inputs, targets, these)
                 step += 1
 
-    def cached(self, features: Tensor, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The same batches with rows of `features` as inputs, [distinct views * N, ...] in the order of `distinct`."""
+    def rows(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(sample numbers, their rows in a table made in the order of `distinct`) of the same batches."""
         for epoch, ids in self._epochs(first_step, last_step):
             start = (epoch % (self.augment.distinct or 1)) * len(self.split)
-            for these in ids:
-                yield Batch(features[start + these], self._labels[these], these)
+            yield from ((these, start + these) for these in ids)
+
+    def labelled(self, inputs: Tensor, ids: Tensor) -> Batch:
+        """What a table holds of these samples, as a batch."""
+        return Batch(inputs, self._labels[ids], ids)
 
     def distinct(self, size: int) -> Iterator[Tensor]:
         """Inputs of every sample in order, of one view of it after the other, `size` to twice as many at a time."""
@@ -106,10 +109,9 @@ class Stream:
         for these, images in zip(ids, self._read(ids), strict=True):
             yield Batch(self._prepare(images, these, None), self._labels[these], these)
 
-    def once_cached(self, features: Tensor) -> Iterator[Batch]:
-        """The same with rows of `features` [N, ...] as inputs."""
-        for these in torch.arange(len(self.split), device=self.device).split(self.batch_size):
-            yield Batch(features[these], self._labels[these], these)
+    def rows_once(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(sample numbers, their rows in a table) of the same batches."""
+        yield from ((ids, ids) for ids in torch.arange(len(self.split), device=self.device).split(self.batch_size))
 
     def images(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] float, normalised and not augmented."""

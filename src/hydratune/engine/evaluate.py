@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hydratune.data.stream import Stream
@@ -11,19 +13,27 @@ from hydratune.runtime import Runtime
 from hydratune.types import DataSpec, Metrics, Task
 
 
+def evaluate(network: Network, task: Task, stream: Stream, spec: DataSpec, runtime: Runtime) -> Metrics:
+    """Metrics of the network over every sample once."""
+    return evaluate_tails([network], [0], task, Trunk(network, [0], runtime, stream), spec, runtime)[0]
+
+
 @torch.no_grad()
-def evaluate(network: Network, task: Task, samples: Stream | Trunk, spec: DataSpec, runtime: Runtime) -> Metrics:
-    """Metrics of the network over every sample once; every layer's train or eval mode is left as it was."""
-    trunk = samples if isinstance(samples, Trunk) else Trunk(network, 0, runtime, samples)
+def evaluate_tails(
+    networks: Sequence[Network], cuts: Sequence[int], task: Task, trunk: Trunk, spec: DataSpec, runtime: Runtime
+) -> list[Metrics]:
+    """The same for networks that are one below their cuts; every layer's train or eval mode is left as it was."""
     # Layer by layer: a frozen BatchNorm may stand in eval within a group that trains.
-    modes = [(layer, layer.training) for group in network.groups for layer in group.module.modules()]
-    for group in network.groups:
+    groups = [group for network in networks for group in network.groups]
+    modes = [(layer, layer.training) for group in groups for layer in group.module.modules()]
+    for group in groups:
         group.module.eval()
-    metrics = task.metrics(spec, runtime.torch_device)
+    metrics = [task.metrics(spec, runtime.torch_device) for _ in networks]
     for batch, features in trunk.once():
-        with runtime.autocast():
-            outputs = network.forward(features, trunk.cut)
-        metrics.update(outputs, batch)
+        for network, cut, seen in zip(networks, cuts, metrics, strict=True):
+            with runtime.autocast():
+                outputs = network.forward(features[cut], cut)
+            seen.update(outputs, batch)
     for layer, mode in modes:
         layer.training = mode
     return metrics

@@ -3,85 +3,135 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 from hydratune.data.stream import Stream
+from hydratune.engine.evaluate import evaluate_tails
 from hydratune.engine.settings import Cadence
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches, Trunk, cached
+from hydratune.engine.twins import followers, take
 from hydratune.record import checkpoint
 from hydratune.record.progress import LiveLine
 
 
 def train(trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cadence: Cadence, line: LiveLine,
           first_step: int = 0, caches: Caches | None = None) -> None:  # fmt: skip
-    """Bring every trial from `first_step` to the end of its phases.
+    """Bring every trial from `first_step` to the end of its phases; the first one to fail ends it."""
+    for trial in advance(trials, train_stream, val_stream, cadence, line, first_step, caches):
+        if trial.failed is not None:
+            raise trial.failed
 
-    The trials' groups below all their forks are the same objects: that trunk runs once per batch for all of them, or
-    not at all where its outputs are cached.
+
+def advance(
+    trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cadence: Cadence, line: LiveLine,
+    first_step: int = 0, caches: Caches | None = None, until: int | None = None,
+) -> Iterator[Trial]:  # fmt: skip
+    """Bring every trial to the end of its phases, or to `until`; yields each as it is done, stopped or failed.
+
+    What lies below the groups that a trial has ever changed is the same for all: that trunk runs once per batch for all
+    of them, or not at all where its outputs are cached. A failure takes one trial out and leaves the others alone.
     """
-    trials = [t for t in trials if first_step < t.num_steps and t.stopped is None]
-    end = max((t.num_steps for t in trials), default=first_step)
+    ends = {t: min(t.num_steps, until or t.num_steps) for t in trials}
+    left = [t for t in trials if first_step < ends[t] and t.stopped is None]
+    yield from (t for t in trials if t not in left)
+    end = max((ends[t] for t in left), default=first_step)
     step, logged, logged_at = first_step, first_step, time.perf_counter()
-    while trials:
-        for trial in trials:
-            trial.prepare(step)
+    while left:
+        for trial in left:
+            with trial.alone():
+                trial.prepare(step)
+        yield from (t for t in left if t.failed is not None)
+        trials = left = [t for t in left if t.failed is None]
+        if not left:
+            break
         # Within a stretch no trial changes what it trains.
-        stretch = min(trial.phase_at(step).last_step for trial in trials)
-        # Nothing below `cut` belongs to any one trial, and no trial's backward pass reaches it.
-        cut = trials[0].phase_at(step).cut if len(trials) == 1 else min(trial.fork for trial in trials)
-        train_trunk, val_trunk = _trunks(trials, cut, step, train_stream, val_stream, caches)
+        stretch = min(min(trial.phase_at(step).last_step, ends[trial]) for trial in trials)
+        # Those that would do just what another one does take over its state when somebody looks.
+        led = followers(trials, step, stretch)
+        cuts, train_trunk, val_cuts, val_trunk = _trunks(trials, step, train_stream, val_stream, caches)
         fetched = time.perf_counter()
         for batch, features in train_trunk.batches(step, stretch):
             waited = time.perf_counter() - fetched
             for trial in trials:
-                trial.step(step, features, batch, cut)
-                trial.seconds["data"] += waited
+                if trial not in led:
+                    with trial.alone():
+                        trial.step(step, features[cuts[trial]], batch, cuts[trial])
+                    trial.meters.data += waited
             step += 1
 
+            logs = step % cadence.log_every == 0 or step == end
+            due = step % cadence.eval_every == 0
+            if logs or due or step == stretch or step % cadence.save_every == 0 or any(t.failed for t in trials):
+                for trial, leader in led.items():
+                    take(trial, leader, step)
+            running = [t for t in trials if t.failed is None]
             seen: dict[str, str] = {}
-            if step % cadence.log_every == 0 or step == end:
+            if logs:
                 now = time.perf_counter()
                 samples = (step - logged) * train_stream.batch_size
-                for trial in trials:
+                for trial in running:
                     seen = trial.log(step, samples, now - logged_at)
-                line.show(step, {**seen, **_metric(trials[-1])})
+                line.show(step, {**seen, **_metric(running)})
                 logged, logged_at = step, now
-            for trial in trials:
-                ends = step == trial.num_steps
-                if step % cadence.eval_every == 0 or ends:
-                    trial.evaluate(step, val_trunk)
-                if ends or trial.stopped or step % cadence.save_every == 0 or trial.best.get("step") == step:
-                    save(trial, step)
-            if step % cadence.eval_every == 0 or step == end:
-                line.milestone(step, {**seen, **_metric(trials[-1])})
+            _evaluate([t for t in running if due or step == ends[t]], step, led, val_cuts, val_trunk)
+            for trial in running:
+                done = step == ends[trial] or trial.stopped
+                if done or step % cadence.save_every == 0 or trial.best.get("step") == step:
+                    with trial.alone():
+                        save(trial, step)
+            if due or step == end:
+                line.milestone(step, {**seen, **_metric(running)})
                 logged, logged_at = step, time.perf_counter()
             # The list only shrinks.
-            left = [t for t in trials if step < t.num_steps and t.stopped is None]
+            left = [t for t in running if step < ends[t] and t.stopped is None and t.failed is None]
             if len(left) < len(trials):
                 break
             fetched = time.perf_counter()
         for trial in trials:
             if trial not in left:
-                trial.leave()
-        trials = left
+                if trial.failed is None:
+                    with trial.alone():
+                        trial.leave()
+                yield trial
 
 
 def _trunks(
-    trials: Sequence[Trial], cut: int, step: int, train_stream: Stream, val_stream: Stream, caches: Caches | None
-) -> tuple[Trunk, Trunk]:
-    """For training and for validation, cached where that was planned."""
-    first = trials[0]
-    train_trunk, val_trunk = (Trunk(first.network, cut, first.runtime, s) for s in (train_stream, val_stream))
-    if cut and caches is not None and first.phase_at(step) in caches.phases:
-        train_trunk = cached(train_trunk, caches.store, caches.train)
-        val_trunk = cached(val_trunk, caches.store, caches.val)
-    # Averaged weights differ from the trunk's where it has trained before; and trials of different lives share no more.
-    untouched = min(p.cut for t in trials for p in t.phases if p.first_step <= step)
-    averaged = any(trial.settings.ema is not None for trial in trials)
-    if len(trials) > 1 or (averaged and untouched < cut):
-        val_trunk = Trunk(first.network, 0, first.runtime, val_stream)
-    return train_trunk, val_trunk
+    trials: Sequence[Trial], step: int, train_stream: Stream, val_stream: Stream, caches: Caches | None
+) -> tuple[Mapping[Trial, int], Trunk, Mapping[Trial, int], Trunk]:
+    """(where each trial takes on in training, the trunk for that; likewise in validation), cached where planned."""
+    # The one that has changed least still has all that is shared; a trial alone takes its own groups, changed or not.
+    carrier = max(trials, key=lambda t: t.untouched(step))
+    cuts = {t: t.untouched(step) if len(trials) > 1 else t.phase_at(step).cut for t in trials}
+    # Averaged weights differ from a trunk's that has trained before.
+    val_cuts = {t: min(c, t.untouched(step)) if t.settings.ema is not None else c for t, c in cuts.items()}
+    planned = {cuts[t] for t in trials if cuts[t] and caches is not None and t.phase_at(step) in caches.phases}
+    trunks = []
+    for stream, where in ((train_stream, cuts), (val_stream, val_cuts)):
+        trunk = Trunk(carrier.network, sorted(set(where.values())), carrier.runtime, stream)
+        if caches is not None:
+            data = caches.train if stream is train_stream else caches.val
+            trunk = cached(trunk, planned.intersection(trunk.cuts), caches.store, data)
+        trunks.append(trunk)
+    return cuts, trunks[0], val_cuts, trunks[1]
+
+
+def _evaluate(
+    due: Sequence[Trial], step: int, led: Mapping[Trial, Trial], cuts: Mapping[Trial, int], trunk: Trunk
+) -> None:
+    """All that are due in one pass over the validation split; the followers' numbers are their leaders'."""
+    looked = [t for t in due if t not in led or led[t] not in due]
+    if not looked:
+        return
+    with ExitStack() as averaged:
+        for trial in looked:
+            averaged.enter_context(trial.averaged_weights())
+        first, networks = looked[0], [t.network for t in looked]
+        metrics = evaluate_tails(networks, [cuts[t] for t in looked], first.task, trunk, first.spec, first.runtime)
+    values = {trial: seen.compute() for trial, seen in zip(looked, metrics, strict=True)}
+    for trial in due:
+        trial.note(step, values[trial if trial in values else led[trial]])
 
 
 def save(trial: Trial, step: int) -> None:
@@ -91,6 +141,7 @@ def save(trial: Trial, step: int) -> None:
     checkpoint.prune(directory, keep={step, trial.best.get("step", step)})
 
 
-def _metric(trial: Trial) -> dict[str, str]:
-    name = trial.task.monitor
-    return {f"val {name}": f"{trial.last[name]:.4f}"} if trial.last else {}
+def _metric(trials: Sequence[Trial]) -> dict[str, str]:
+    """The best of the latest evaluations."""
+    seen = [t.last[t.task.monitor] for t in trials if t.last]
+    return {f"val {trials[0].task.monitor}": f"{max(seen):.4f}"} if seen else {}

@@ -6,6 +6,7 @@ import hashlib
 import resource
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,6 +54,49 @@ def layout(tensor: Tensor) -> torch.memory_format:
     """channels_last where the tensor lies so and not otherwise."""
     channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last and not tensor.is_contiguous() else torch.contiguous_format
+
+
+@dataclass
+class Meters:
+    """What happened since the last log. The tensors stay on the device until then."""
+
+    loss: Tensor  # sum over steps
+    norm: Tensor  # of the last step's gradient
+    summed: int = 0  # steps in `loss`
+    data: float = 0.0  # seconds
+    forward: float = 0.0
+    backward: float = 0.0
+
+    @staticmethod
+    def on(device: torch.device) -> Meters:
+        return Meters(torch.zeros((), device=device), torch.zeros((), device=device))
+
+    def add(self, loss: Tensor, norm: Tensor, forward: float, backward: float) -> None:
+        self.loss += loss
+        self.norm = norm
+        self.summed += 1
+        self.forward += forward
+        self.backward += backward
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps; waits for the device."""
+        count = max(self.summed, 1)
+        times = {"data": self.data, "forward": self.forward, "backward": self.backward}
+        values = {"train/loss": float(self.loss) / count, "train/grad_norm": float(self.norm)}
+        return values | {f"time/{k}_ms": 1000 * v / count for k, v in times.items()}
+
+    def reset(self) -> None:
+        self.loss.zero_()
+        self.summed, self.data, self.forward, self.backward = 0, 0.0, 0.0, 0.0
+
+    def restore(self, loss: float, norm: float, summed: int) -> None:
+        self.loss.fill_(loss)
+        self.norm, self.summed = torch.tensor(norm), summed
+
+    def take(self, other: Meters) -> None:
+        self.loss.copy_(other.loss)
+        self.norm, self.summed = other.norm, other.summed
+        self.data, self.forward, self.backward = other.data, other.forward, other.backward
 
 
 class Swapped:

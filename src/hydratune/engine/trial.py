@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from hydratune.data.stream import Stream
-from hydratune.engine.evaluate import evaluate
 from hydratune.engine.settings import Settings
 from hydratune.engine.state import (
+    Meters,
     Swapped,
     digest,
     frozen_tensors,
@@ -23,7 +23,6 @@ from hydratune.engine.state import (
     peak_memory_mb,
     set_modes,
 )
-from hydratune.engine.trunk import Trunk
 from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
 from hydratune.optim import Recipe, Schedule
@@ -59,37 +58,40 @@ class Trial:
         self.runtime, self.run, self.seed = runtime, run, seed
         self.num_steps = phases[-1].last_step
         self.fork = min(p.cut for p in phases)  # below it nothing is ever this trial's own
-        self._parameters = network.parameters()
-        self.optimizer = recipe.build(network.groups, self._parameters, [p.trainable for p in self.phases])
+        self.parameters = network.parameters()
+        self.optimizer = recipe.build(network.groups, self.parameters, [p.trainable for p in self.phases])
         ever = frozenset().union(*(p.trainable for p in phases))
-        self._averaged = {n: p for n, p in self._parameters.items() if n in ever} if settings.ema else {}
-        self._ema = {n: p.detach().clone() for n, p in self._averaged.items()}
+        self._averaged = {n: p for n, p in self.parameters.items() if n in ever} if settings.ema else {}
+        self.ema = {n: p.detach().clone() for n, p in self._averaged.items()}
         pulled = ever.difference(network.head.names.values()) if recipe.l2_sp else frozenset()
-        self._start = {n: p.detach().clone() for n, p in self._parameters.items() if n in pulled}
+        self.start = {n: p.detach().clone() for n, p in self.parameters.items() if n in pulled}
         self.best: dict[str, Any] = {}  # step and value of the best evaluation
         self.last: dict[str, float] = {}  # the latest evaluation
         self.since_best = 0
+        self.history: list[list[float]] = []  # [step, value] of every evaluation
         self.stopped: str | None = None  # why it ended before its last step
-        self._loss = torch.zeros((), device=runtime.torch_device)
-        self._norm = torch.zeros((), device=runtime.torch_device)
-        self._summed = 0  # steps in _loss
-        self.seconds = {"data": 0.0, "forward": 0.0, "backward": 0.0}
-        self._phase: Phase | None = None
+        self.failed: Exception | None = None
+        self.meters = Meters.on(runtime.torch_device)
+        self.phase: Phase | None = None
 
     # ---- phases
 
     def phase_at(self, step: int) -> Phase:
         return next(p for p in self.phases if p.first_step <= step < p.last_step)
 
+    def untouched(self, step: int) -> int:
+        """The first group that it has ever changed by `step`, or changes there; below it all is as it was loaded."""
+        return min(p.cut for p in self.phases if p.first_step <= step)
+
     def enter(self, phase: Phase) -> None:
         """Fix what trains. Frozen groups go to eval, so their BatchNorm and dropout stand still."""
-        self._phase = phase
-        for name, parameter in self._parameters.items():
+        self.phase = phase
+        for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in phase.trainable)
             if name not in phase.trainable:
                 parameter.grad = None  # a zero gradient would still be decayed and carried by momentum
-        self._trainable = [self._parameters[n] for n in self._parameters if n in phase.trainable]
-        self._pulled = [(self._parameters[n], w) for n, w in self._start.items() if n in phase.trainable]
+        self._trainable = [self.parameters[n] for n in self.parameters if n in phase.trainable]
+        self._pulled = [(self.parameters[n], w) for n, w in self.start.items() if n in phase.trainable]
         set_modes(self.network, phase)
         self._fingerprint = digest(frozen_tensors(self.network, phase))
         # A graph compiled for another phase trains nothing that has thawed since.
@@ -97,9 +99,9 @@ class Trial:
 
     def leave(self) -> None:
         """The proof: what was frozen in this phase is bit for bit what it was."""
-        assert self._phase is not None
-        if digest(frozen_tensors(self.network, self._phase)) != self._fingerprint:
-            raise RuntimeError(f"phase {self._phase.name}: a frozen parameter or buffer changed")
+        assert self.phase is not None
+        if digest(frozen_tensors(self.network, self.phase)) != self._fingerprint:
+            raise RuntimeError(f"phase {self.phase.name}: a frozen parameter or buffer changed")
         self.run.update(frozen_unchanged=True)
 
     def _begin(self, phase: Phase) -> None:
@@ -107,38 +109,36 @@ class Trial:
         if phase.first_step:
             for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
                 # momentum from before it was frozen points nowhere now
-                self.optimizer.state.pop(self._parameters[name], None)
+                self.optimizer.state.pop(self.parameters[name], None)
         self._mark(phase.first_step + 1)
 
     def _mark(self, step: int) -> None:
         """The phase in TensorBoard, at the number of its first update and with every log."""
-        assert self._phase is not None
-        total = sum(p.numel() for p in self._parameters.values())
+        assert self.phase is not None
+        total = sum(p.numel() for p in self.parameters.values())
         share = sum(p.numel() for p in self._trainable) / total
-        values = {"phase/index": self.phases.index(self._phase), "phase/cut": self._phase.cut}
+        values = {"phase/index": self.phases.index(self.phase), "phase/cut": self.phase.cut}
         self.run.board.scalars({**values, "phase/trainable_share": share}, step)
 
     def prepare(self, step: int) -> None:
         """Be in the phase of `step`."""
         phase = self.phase_at(step)
-        if self._phase is not phase:
-            if self._phase is not None:
+        if self.phase is not phase:
+            if self.phase is not None:
                 self.leave()
             self.enter(phase)
+            if step == phase.first_step:
+                self._begin(phase)
 
     # ---- one step
 
     def step(self, step: int, features: Features, batch: Batch, first: int) -> None:
         """Update on `features`, the output of groups[:first] (the inputs themselves where first is 0)."""
         self.prepare(step)
-        phase = self._phase
+        phase = self.phase
         assert phase is not None
-        if step == phase.first_step:
-            self._begin(phase)
-        own = 1.0 if phase.lr is None else phase.lr / self.recipe.lr
-        factor = self.schedule.factor(step, self.num_steps) * phase.lr_scale * own
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = self.rate_at(group["base_lr"], phase, step)
 
         started = time.perf_counter()
         micro = self.settings.accumulate
@@ -150,7 +150,7 @@ class Trial:
             loss.backward()
         else:
             # The loss is a sum: gradients add up over parts and ranks, and are divided once by the global count.
-            loss, samples = torch.zeros_like(self._loss), torch.zeros_like(self._loss)
+            loss, samples = torch.zeros_like(self.meters.loss), torch.zeros_like(self.meters.loss)
             for m, (part, sub) in enumerate(_micro_batches(features, batch, micro)):
                 began = time.perf_counter()
                 total, count = self._forward(step, m, part, sub, first)
@@ -174,21 +174,22 @@ class Trial:
         self.optimizer.zero_grad(set_to_none=True)
         if self.settings.ema is not None:
             weight = 1 - self.settings.ema
-            torch._foreach_lerp_(list(self._ema.values()), list(self._averaged.values()), weight)
-        self._loss += loss.detach()
-        self._norm = norm
-        self._summed += 1
-        self.seconds["forward"] += forward
-        self.seconds["backward"] += time.perf_counter() - started - forward
+            torch._foreach_lerp_(list(self.ema.values()), list(self._averaged.values()), weight)
+        self.meters.add(loss.detach(), norm, forward, time.perf_counter() - started - forward)
+
+    def rate_at(self, base: float, phase: Phase, step: int) -> float:
+        """base: the parameter group's own; a phase's rate takes the optimizer's place in it."""
+        own = base if phase.lr is None else phase.lr * (base / self.recipe.lr)
+        return own * self.schedule.factor(step, self.num_steps) * phase.lr_scale
 
     def _forward(self, step: int, micro: int, features: Features, batch: Batch, first: int) -> tuple[Tensor, int]:
-        assert self._phase is not None
+        assert self.phase is not None
         self.runtime.seed_noise(derive_seed(self.seed, "noise", step, self.runtime.rank, micro))
         with self.runtime.autocast():
-            if first < self._phase.cut:
+            if first < self.phase.cut:
                 with torch.no_grad():
-                    features = self.network.forward(features, first, self._phase.cut)
-            outputs = self._tail(features, max(first, self._phase.cut))
+                    features = self.network.forward(features, first, self.phase.cut)
+            outputs = self._tail(features, max(first, self.phase.cut))
         loss = self.task.loss(outputs, batch)
         return loss.sum, loss.count
 
@@ -204,15 +205,24 @@ class Trial:
             "A smaller optimizer.lr, engine.clip=1.0 or schedule.warmup_steps often helps"
         )
 
+    # ---- beside others
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Its failure is not the others'."""
+        try:
+            yield
+        except Exception as error:
+            self.failed = error
+
     # ---- evaluation and record
 
-    def evaluate(self, step: int, samples: Stream | Trunk) -> None:
-        """Measure after `step` updates, with the averaged weights where there are any; keep count of the best."""
-        with self.averaged_weights():
-            values = evaluate(self.network, self.task, samples, self.spec, self.runtime).compute()
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """What validation gave after `step` updates; keeps count of the best."""
         self.last = values
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         score = values[self.task.monitor]
+        self.history = [*self.history, [step, score]]
         if not self.best or score > self.best["value"]:
             self.best = {"step": step, "value": score, "metrics": values}
             self.since_best = 0
@@ -220,31 +230,28 @@ class Trial:
             self.since_best += 1
         if self.settings.patience is not None and self.since_best >= self.settings.patience:
             self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
+        self.run.update(step=step, history=self.history)
 
     def averaged_weights(self) -> Swapped:
-        return Swapped(self._averaged, self._ema)
+        return Swapped(self._averaged, self.ema)
 
     def log(self, step: int, samples: int, seconds: float) -> dict[str, str]:
         """Scalars of the steps since the last log; reads the device once. Returns what the live line shows."""
-        loss = float(self._loss) / max(self._summed, 1)
-        values = {"train/loss": loss, "train/grad_norm": float(self._norm)}
+        values = self.meters.read()
         values["speed/images_per_second"] = samples / max(seconds, 1e-9)
-        values |= {f"time/{k}_ms": 1000 * v / max(self._summed, 1) for k, v in self.seconds.items()}
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
         values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
         self.run.board.scalars(values, step)
         self._mark(step)
-        self._loss.zero_()
-        self._summed = 0
-        self.seconds = dict.fromkeys(self.seconds, 0.0)
-        return {"loss": f"{loss:.4f}", "images/s": f"{values['speed/images_per_second']:,.0f}"}
+        self.meters.reset()
+        return {"loss": f"{values['train/loss']:.4f}", "images/s": f"{values['speed/images_per_second']:,.0f}"}
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every layer group that trains, as the optimizer has it now."""
-        assert self._phase is not None
+        assert self.phase is not None
         rate = {n: g["lr"] for g in self.optimizer.param_groups for n in g["names"]}
         rows = zip(self.network.groups, parameter_names(self.network.groups), strict=True)
-        trained = {g.name: [n for n in names if n in self._phase.trainable] for g, names in rows}
+        trained = {g.name: [n for n in names if n in self.phase.trainable] for g, names in rows}
         return {name: rate[names[0]] for name, names in trained.items() if names}
 
     # ---- checkpoint
@@ -259,30 +266,28 @@ class Trial:
             "best": self.best,
             "last": self.last,
             "since_best": self.since_best,
-            "loss": float(self._loss),
-            "grad_norm": float(self._norm),
-            "summed": self._summed,
+            "history": self.history,
+            "meters": {"loss": float(self.meters.loss), "norm": float(self.meters.norm), "summed": self.meters.summed},
             "stopped": self.stopped,
             "classes": list(self.spec.class_names),
             "precision": str(self.runtime.chosen),
             **more,
         }
-        return checkpoint.Snapshot(self.network.state_dict(), tensors, self._ema, state, self._start)
+        return checkpoint.Snapshot(self.network.state_dict(), tensors, self.ema, state, self.start)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Take up a snapshot; the step to go on with."""
         self.network.load(snapshot.model)
         values = snapshot.state["optimizer_values"]
-        load_optimizer_state(self.optimizer, self._parameters, snapshot.optimizer, values)
+        load_optimizer_state(self.optimizer, self.parameters, snapshot.optimizer, values)
         for name, tensor in snapshot.ema.items():
-            self._ema[name].copy_(tensor)
+            self.ema[name].copy_(tensor)
         for name, tensor in snapshot.start.items():
-            self._start[name].copy_(tensor)
+            self.start[name].copy_(tensor)
         state = snapshot.state
         self.best, self.last, self.since_best = state["best"], state["last"], state["since_best"]
-        self._loss.fill_(state["loss"])
-        self._norm = torch.tensor(state["grad_norm"])
-        self._summed = state["summed"]
+        self.history = state["history"]
+        self.meters.restore(**state["meters"])
         self.stopped = state["stopped"]
         return state["step"]
 

@@ -1,10 +1,10 @@
-"""The part of a network below a cut, over a stream: computed for every batch, or read from a cache of its outputs."""
+"""The part of a network below its cuts, over a stream: computed for every batch, or read from a cache."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,35 +21,52 @@ from hydratune.types import Batch, Features, Phase
 
 @dataclass(frozen=True)
 class Trunk:
-    """groups[:cut] over a stream. `cached`: their outputs, [distinct views * N, ...]."""
+    """The groups below some cuts, over a stream: what each trial takes on from.
+
+    cuts: ascending. cached: for some of them, the outputs of groups[:cut], [distinct views * N, ...].
+    """
 
     network: Network
-    cut: int
+    cuts: Sequence[int]
     runtime: Runtime
     stream: Stream
-    cached: Tensor | None = None
+    cached: Mapping[int, Tensor] = field(default_factory=dict)
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Batch, Features]]:
-        """The batches of these steps with the trunk's outputs."""
-        if self.cached is not None:
-            yield from ((batch, batch.inputs) for batch in self.stream.cached(self.cached, first_step, last_step))
-            return
-        for batch in self.stream.batches(first_step, last_step):
-            yield batch, self._outputs(batch.inputs)
+    def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
+        """The batches of these steps, with the outputs of groups[:cut] for every cut."""
+        return self._joined(self.stream.batches(first_step, last_step), self.stream.rows(first_step, last_step))
 
-    def once(self) -> Iterator[tuple[Batch, Features]]:
+    def once(self) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
         """Every sample once."""
-        if self.cached is not None:
-            yield from ((batch, batch.inputs) for batch in self.stream.once_cached(self.cached))
-            return
-        for batch in self.stream.once():
-            yield batch, self._outputs(batch.inputs)
+        return self._joined(self.stream.once(), self.stream.rows_once())
 
-    def _outputs(self, inputs: Tensor) -> Features:
-        if not self.cut:
-            return inputs
-        with torch.no_grad(), self.runtime.autocast():
-            return self.network.forward(inputs, 0, self.cut)
+    def _joined(
+        self, batches: Iterator[Batch], rows: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
+        """Only what is needed is drawn from: images where something is computed, rows where something is cached."""
+        if not self.cached:
+            for batch in batches:
+                yield batch, self._outputs(batch.inputs, None)
+        elif self.cached.keys() >= set(self.cuts):
+            for ids, at in rows:
+                features = self._outputs(None, at)
+                yield self.stream.labelled(features[self.cuts[0]], ids), features
+        else:
+            for batch, (_, at) in zip(batches, rows, strict=True):
+                yield batch, self._outputs(batch.inputs, at)
+
+    def _outputs(self, inputs: Features, at: Tensor | None) -> dict[int, Features]:
+        """Each cut's features computed from those of the one before it, or read."""
+        result: dict[int, Features] = {}
+        features, reached = inputs, 0
+        for cut in self.cuts:
+            if cut in self.cached:
+                features = self.cached[cut][at]
+            elif cut:
+                with torch.no_grad(), self.runtime.autocast():
+                    features = self.network.forward(features, reached, cut)
+            result[cut], reached = features, cut
+        return result
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,15 @@ class Caches:
     store: FeatureStore
     train: str
     val: str
+
+    @staticmethod
+    def joined(several: Sequence[Caches]) -> Caches | None:
+        """Of trials that share a stream: cached where one of them has it so, on disk where one needs that."""
+        if not several:
+            return None
+        phases = frozenset().union(*(c.phases for c in several))
+        chosen = next((c for c in several if c.phases and c.store.where == "disk"), several[0])
+        return replace(chosen, phases=phases)
 
 
 def plan_caches(
@@ -131,27 +157,28 @@ def _read_seconds(row_bytes: int, runtime: Runtime) -> float:
 
 
 @torch.no_grad()
-def cached(trunk: Trunk, store: FeatureStore, data: str) -> Trunk:
-    """The trunk with its outputs at hand: read from the store, or computed once and kept there.
+def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) -> Trunk:
+    """The trunk with its outputs at `cuts` at hand: read from the store, or computed once and kept there.
 
-    data: what the stream's samples are made of. The groups below the cut must be in eval.
+    data: what the stream's samples are made of. The groups below the cuts must be in eval.
     """
-    groups = trunk.network.groups[: trunk.cut]
-    weights = digest([t for g in groups for t in (*g.module.parameters(), *g.module.buffers())])
-    names = [g.name for g in groups]
-    stream, runtime = trunk.stream, trunk.runtime
-    key = store.key(weights, names, data, stream.seed if stream.augment.per_sample else 0, stream.augment.distinct,
-                    str(runtime.chosen), runtime.torch_device.type, torch.__version__)  # fmt: skip
+    stream, runtime, network = trunk.stream, trunk.runtime, trunk.network
     rows = len(stream.split) * (stream.augment.distinct or 0)
+    kept = dict(trunk.cached)
+    for cut in cuts:
+        groups = network.groups[:cut]
+        weights = digest([t for g in groups for t in (*g.module.parameters(), *g.module.buffers())])
+        names = [g.name for g in groups]
+        key = store.key(weights, names, data, stream.seed if stream.augment.per_sample else 0, stream.augment.distinct,
+                        str(runtime.chosen), runtime.torch_device.type, torch.__version__)  # fmt: skip
+        features = store.find(key)
+        if features is None:
+            features = store.keep(key, rows, _computed(trunk, cut))
+        kept[cut] = features.to(runtime.torch_device) if store.where == "memory" else features
+    return replace(trunk, cached=kept)
 
-    def parts() -> Iterator[Tensor]:
-        for inputs in stream.distinct(stream.batch_size):
-            with runtime.autocast():
-                yield trunk.network.forward(inputs, 0, trunk.cut)
 
-    features = store.find(key)
-    if features is None:
-        features = store.keep(key, rows, parts())
-    if store.where == "memory":
-        features = features.to(runtime.torch_device)
-    return Trunk(trunk.network, trunk.cut, runtime, stream, features)
+def _computed(trunk: Trunk, cut: int) -> Iterator[Tensor]:
+    for inputs in trunk.stream.distinct(trunk.stream.batch_size):
+        with trunk.runtime.autocast():
+            yield trunk.network.forward(inputs, 0, cut)

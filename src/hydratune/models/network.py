@@ -69,8 +69,14 @@ class Network:
         foreign = tensors.keys() - own.keys()
         if missing or foreign:
             raise ValueError(f"checkpoint does not fit: missing {sorted(missing)[:5]}, unknown {sorted(foreign)[:5]}")
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+        self.copy(tensors, own)
+
+    @staticmethod
+    @torch.no_grad()
+    def copy(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+        """Each of `own` becomes what `tensors` has under its name."""
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
 
 
 def build_network(body: Body, head: nn.Module) -> Network:

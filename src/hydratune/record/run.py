@@ -24,7 +24,7 @@ class Run:
         """first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it."""
         self.directory = directory
         self.checkpoints = directory / "checkpoints"
-        self._lock = claim(directory)
+        self._lock: int | None = claim(directory)
         known = {k: v for k, v in read_record(directory).items() if k not in ("error", "nonfinite")}
         self._before, self._started = float(known.get("seconds") or 0), time.perf_counter()
         self.record: dict[str, Any] = {**known, **record, "status": "running"}
@@ -52,12 +52,15 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._lock is None:  # it has ended before those that it ran beside
+            return
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             self.update(status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
             self.update(seconds=self.seconds)
         self.board.close()
         os.close(self._lock)
+        self._lock = None
 
 
 def claim(directory: Path) -> int:

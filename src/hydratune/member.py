@@ -1,0 +1,152 @@
+"""What one job brings into a loop: its network, phases and components, built and checked before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hydratune import construct
+from hydratune.assemble import Job, strategy_node
+from hydratune.data.dataset import Dataset
+from hydratune.engine.settings import Settings
+from hydratune.fingerprint import differences
+from hydratune.freeze.phases import with_norms
+from hydratune.models.initialise import initialised, named_tensors
+from hydratune.models.network import Network, as_body, build_network
+from hydratune.optim import Recipe, Schedule
+from hydratune.origin import Origin
+from hydratune.pretrained import load_into
+from hydratune.record import checkpoint
+from hydratune.record.run import read_record
+from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One job, ready to be a trial. `freeze`: what its strategy was built from; `snapshot`: where it goes on from."""
+
+    job: Job
+    network: Network
+    base: Mapping[str, torch.Tensor]  # the network's tensors but for what its strategy adds: what `init_from` fills
+    phases: Sequence[Phase]
+    recipe: Recipe
+    schedule: Schedule
+    settings: Settings
+    freeze: Mapping[str, Any]
+    snapshot: checkpoint.Snapshot | None
+    known: Mapping[str, Any]  # run.json as it was found
+
+    @property
+    def first_step(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.state["step"]
+
+    @property
+    def fork(self) -> int:
+        """The first group that it ever changes."""
+        return min(p.cut for p in self.phases)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it needs no origin: its own checkpoint has all."""
+        return self.snapshot is not None and self.known.get("init_from") == self.job.config["init_from"]
+
+    def refuse_changes(self, made_of: Mapping[str, Any]) -> None:
+        """Raises ValueError where the checkpoint was made by another configuration."""
+        changed = differences(self.known.get("made_of", {}), json.loads(json.dumps(made_of)))
+        if self.snapshot is not None and changed:
+            directory = self.job.directory
+            raise ValueError(
+                f"resume: this configuration does not give the weights that {directory} holds. Changed: "
+                f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={directory} trains on from it"
+            )
+
+    def above(self, trunk: Network) -> Member:
+        """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""
+        return replace(self, network=Network([*trunk.groups[: self.fork], *self.network.groups[self.fork :]]))
+
+
+def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
+    """Raises ValueError for whatever the job cannot run with. `network` becomes the member's own."""
+    config = job.config
+    strategy = strategy_node(config["freeze"], job.sweep)
+    freeze: FreezeStrategy = construct.construct(strategy, "freeze", job.trust)
+    norm = config["freeze"].get("norm") or "frozen"
+    parts = {k: construct.construct(config[k], k, job.trust) for k in ("optimizer", "schedule", "engine")}
+    resumed, known = _resumable(job), read_record(job.directory)
+    base = network.state_dict()
+    network = _adapted(network, freeze, config["seed"])
+    num_steps = config["steps"] or config["epochs"] * steps_per_epoch
+    phases = with_norms(freeze.phases(network.groups, num_steps), network.groups, norm)
+    return Member(
+        job, network, base, phases, parts["optimizer"], parts["schedule"], parts["engine"], {**strategy, "norm": norm},
+        checkpoint.load(resumed) if resumed is not None else None, known,
+    )  # fmt: skip
+
+
+def first_network(job: Job, dataset: Dataset, spec: DataSpec) -> tuple[Body, Network]:
+    """The body, and the network that it and a head for this task make; each tensor drawn from (seed, its name)."""
+    shape, seed = spec.input_shape, job.config["seed"]
+
+    def build() -> Body:
+        return as_body(construct.construct(job.config["model"], "model", job.trust, input_shape=shape))
+
+    body = initialised(seed, build, lambda b: b.source.named_parameters())
+    channels = body.in_channels or shape[0]
+    features = torch.zeros(1, channels, *shape[1:])
+    try:
+        with torch.no_grad():
+            for _, module in body.groups:
+                features = module.eval()(features)
+    except RuntimeError as error:
+        raise ValueError(f"model: cannot take images of {list(shape)} ({error})") from None
+    head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))
+    return body, build_network(body, head)
+
+
+def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
+    """The network with what the strategy adds to it, each new tensor drawn from (seed, its name)."""
+    adapt = getattr(freeze, "adapt", None)
+    if adapt is None:
+        return network
+    before = network.parameters().keys()
+
+    def added(result: Network) -> list[tuple[str, torch.Tensor]]:
+        return [(n, p) for n, p in result.parameters().items() if n not in before]
+
+    return initialised(seed, lambda: Network(adapt(network.groups)), added)
+
+
+def load_origin(
+    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: DataSpec, share: float
+) -> LoadReport | None:
+    """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
+    if origin.tensors is None:
+        return None
+    other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
+    tensors = {n: t for n, t in origin.tensors.items() if n not in other}
+    try:
+        report = load_into(own, head, tensors, origin.said, share)
+    except ValueError as error:
+        raise ValueError(f"{error}{origin.hint}") from None
+    reasons = dict.fromkeys(other & origin.tensors.keys(), "made for other classes")
+    return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
+
+
+def _resumable(job: Job) -> Path | None:
+    """The newest whole checkpoint of the job's own directory, where it is to go on."""
+    directory = job.directory / "checkpoints"
+    if job.config["resume"] is None:
+        if checkpoint.steps(directory):
+            raise ValueError(
+                f"{job.directory} already holds a run; resume=auto goes on with it, another name= starts anew"
+            )
+        return None
+    newest, complaints = checkpoint.newest_valid(directory)
+    for complaint in complaints:
+        print(f"warning: {complaint}; the one before it is used")
+    return newest
