@@ -154,7 +154,7 @@ def test_halting_and_going_on_is_the_same_run(tmp_path: Path) -> None:
     """At steps where all are evaluated anyhow; each goes on from its checkpoint."""
     nets = forks(STRATEGIES, network(dropout=0.2), 12)
     first = {n: trial(tmp_path, nets[n], s, name=n) for n, s in STRATEGIES.items()}
-    together(first, until=4)
+    together(first, until=dict.fromkeys(first.values(), 4))
     assert all(len(t.history) == 1 for t in first.values())
     nets = forks(STRATEGIES, network(dropout=0.2), 12)
     again = {n: trial(tmp_path, nets[n], s, name=n) for n, s in STRATEGIES.items()}

@@ -58,6 +58,15 @@ class Batches:
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         return (self.list[step % len(self.list)] for step in range(first, last))
 
+    def once(self) -> Iterator[Batch]:
+        return iter(self.list[:1])
+
+    def rows(self, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(())
+
+    def rows_once(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(())
+
 
 class Silent:
     """A progress line that shows nothing."""

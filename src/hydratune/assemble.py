@@ -20,7 +20,7 @@ OF_EVERY_STRATEGY = {"norm": ("frozen", "statistics", "affine"), "cache": ("auto
 COMPONENTS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime", "engine")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One run to be made, as plain values."""
 
@@ -33,6 +33,7 @@ class Job:
     command: str = ""  # what was typed, to be typed again
     sweep: bool = False
     asked: str = ""  # fingerprint of what was asked for, by which a sweep knows its jobs again
+    halt: float | None = None  # share of its steps at which a sweep halts it, to see who goes on
 
 
 def config_directory() -> Path:
@@ -52,25 +53,36 @@ def in_sweep() -> bool:
 def run_from_hydra(config: DictConfig, arguments: Sequence[str], trust: Sequence[str]) -> float:
     """One job of Hydra's; returns the validation metric, which sweepers maximise."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    job = Job(
-        config=cast(dict[str, Any], plain),
-        directory=Path(hydra.runtime.output_dir),
-        choices={k: str(v) for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
-        overrides=list(hydra.overrides.task),
-        text=OmegaConf.to_yaml(config, resolve=False),
-        trust=trust,
-        command=shlex.join(["hydratune", *arguments]),
-        sweep=in_sweep() or _was_in_sweep(Path(hydra.runtime.output_dir)),
-    )
+    directory = Path(hydra.runtime.output_dir)
+    sweep = in_sweep() or _was_in_sweep(directory)
+    job = make_job(config, hydra.runtime.choices, hydra.overrides.task, directory, arguments, trust, sweep)
     validate(job)
     # torch is loaded only now: what the configuration got wrong has been said.
     from hydratune.job import run_job
 
     return run_job(job).metric
+
+
+def make_job(
+    config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], directory: Path,
+    arguments: Sequence[str], trust: Sequence[str], sweep: bool,
+) -> Job:  # fmt: skip
+    """The job that a composed configuration, without its hydra node, describes."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return Job(
+        config=cast(dict[str, Any], plain),
+        directory=directory,
+        choices={k: str(v) for k, v in choices.items() if not k.startswith("hydra/")},
+        overrides=list(overrides),
+        text=OmegaConf.to_yaml(config, resolve=False),
+        trust=list(trust),
+        command=shlex.join(["hydratune", *arguments]),
+        sweep=sweep,
+    )
 
 
 def _was_in_sweep(directory: Path) -> bool:
@@ -92,6 +104,7 @@ def validate(job: Job) -> None:
                 construct.check(own, where + name, job.trust)
         if node:
             _validate_numbers(where, node)
+    construct.check(config["sweep"], "sweep", job.trust)
     origin, share = config["init_from"], config["init_share"]
     if origin is not None and not isinstance(origin, str):
         raise ValueError(f"init_from={origin}: must be null, auto or a path")

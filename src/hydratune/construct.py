@@ -18,7 +18,8 @@ from typing import Any
 
 TARGET = "_target_"
 COMPONENTS = tuple(
-    f"hydratune.{room}." for room in ("models", "data", "tasks", "freeze", "optim", "runtime", "engine.settings")
+    f"hydratune.{room}."
+    for room in ("models", "data", "tasks", "freeze", "optim", "runtime", "engine.settings", "sweep.settings")
 )
 SUPPLIED = {"input_shape"}  # known from the data only: handed to the constructors that ask for them
 

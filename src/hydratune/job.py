@@ -43,34 +43,24 @@ def run_job(job: Job, screen: Screen | None = None) -> Result:
     return outcome
 
 
-def run_jobs(
-    jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen], until: int | None = None
-) -> Iterator[tuple[Job, Outcome]]:
+def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen]) -> Iterator[tuple[Job, Outcome]]:
     """Jobs of one model, origin, data and seed, side by side; yields each with what became of it as that is known.
 
-    told: where each job's own tables go. until: the step at which all pause. What one job computes does not depend on
-    the others; what fails in one does not touch them, what fails in all (their data, their model) is raised.
+    told: where each job's own tables go. What one job computes does not depend on the others; what fails in one does
+    not touch them, what fails in all (their data, their model) is raised.
     """
     first = jobs[0]
-    runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust)
-    runtime.start()
-    dataset: Dataset = construct.construct(first.config["dataset"], "dataset", first.trust)
-    spec = dataset.spec()
-    body, network = first_network(first, dataset, spec)
-    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"))
-    members = []
-    for job in jobs:
-        try:
-            members.append(build_member(job, network if len(jobs) == 1 else network.fork(0), room.steps_per_epoch))
-        except Exception as error:
-            yield job, error
+    room, network, members, failed = gather(jobs)
+    yield from failed
+    if not members:
+        return
     # All that can fail in these jobs has been tried; only now the pretraining that they may ask for.
     origin = room.origin(members, screen)
     fresh = [m for m in members if not m.resumes]
     base = network.state_dict() if len(jobs) > 1 else next((m.base for m in fresh), {})
     loaded = None
     if fresh:
-        loaded = load_origin(base, set(network.head.names.values()), origin, spec, first.config["init_share"])
+        loaded = load_origin(base, set(network.head.names.values()), origin, room.spec, first.config["init_share"])
     for member in fresh if len(jobs) > 1 else ():
         Network.copy(base, member.base)
     # Those that go on from the same step, in the same numbers, share a loop.
@@ -81,8 +71,26 @@ def run_jobs(
         hows.setdefault(chosen, how)
         rounds.setdefault((member.first_step, chosen), []).append(member)
     for (_, chosen), together in sorted(rounds.items(), key=lambda r: r[0][0]):
-        settled = replace(room, runtime=runtime.choose(chosen))
-        yield from settled.run(together, origin, loaded, hows[chosen], screen, told, until)
+        yield from room.at(chosen).run(together, origin, loaded, hows[chosen], screen, told)
+
+
+def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple[Job, Exception]]]:
+    """(what they have in common, their network before anything is loaded, those that can run, those that cannot)"""
+    first = jobs[0]
+    runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust)
+    runtime.start()
+    dataset: Dataset = construct.construct(first.config["dataset"], "dataset", first.trust)
+    spec = dataset.spec()
+    body, network = first_network(first, dataset, spec)
+    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"))
+    members: list[Member] = []
+    failed: list[tuple[Job, Exception]] = []
+    for job in jobs:
+        try:
+            members.append(build_member(job, network if len(jobs) == 1 else network.fork(0), room.steps_per_epoch))
+        except Exception as error:
+            failed.append((job, error))
+    return room, network, members, failed
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,9 @@ class Room:
     def steps_per_epoch(self) -> int:
         samples = len(self.train_split)
         return max(samples // min(self.first.config["batch_size"], samples), 1)
+
+    def at(self, precision: Precision) -> Room:
+        return replace(self, runtime=self.runtime.choose(precision))
 
     def stream(self, split: Split, augment: Augment | None = None) -> Stream:
         config, runtime = self.first.config, self.runtime
@@ -128,7 +139,7 @@ class Room:
 
     def run(
         self, members: Sequence[Member], origin: Origin, loaded: LoadReport | None, how: str, screen: Screen,
-        told: Callable[[Job], Screen], until: int | None,
+        told: Callable[[Job], Screen],
     ) -> Iterator[tuple[Job, Outcome]]:  # fmt: skip
         """Train them side by side from the step that they share."""
         runtime, dataset = self.runtime, self.dataset
@@ -169,12 +180,11 @@ class Room:
                 planned += [caches] if caches is not None else []
             if not trials:
                 return
-            first_step, last = members[0].first_step, max(t.num_steps for t in trials)
-            cadence = next(iter(trials)).settings.cadence(self.steps_per_epoch)
-            with screen.progress(self.first.config["stage"], first_step, min(last, until or last)) as line:
-                for trial in advance(
-                    list(trials), train_stream, val_stream, cadence, line, first_step, Caches.joined(planned), until
-                ):
+            first_step, cadence = members[0].first_step, next(iter(trials)).settings.cadence(self.steps_per_epoch)
+            until = {t: member.halts(cadence.eval_every) for t, (member, _) in trials.items()}
+            kept = Caches.joined(planned)
+            with screen.progress(self.first.config["stage"], first_step, max(until.values())) as line:
+                for trial in advance(list(trials), train_stream, val_stream, cadence, line, first_step, kept, until):
                     member, run = trials[trial]
                     yield member.job, self._outcome(member, trial, run, val_stream, told(member.job))
 
@@ -200,6 +210,7 @@ class Room:
             "monitor": self.dataset.task.monitor,
             "val_samples": len(self.val_split),
             "num_steps": member.phases[-1].last_step,
+            "last_phase": member.phases[-1].first_step,
             "started": known.get("started") or story.now(),
             "versions": story.versions(),
             "runtime": {**self.runtime.describe(), "precision_choice": how},
@@ -229,6 +240,14 @@ class Room:
         story.show_phases(screen, None, member.network, member.phases, costs, self.runtime, how)
         return Result(job.directory, math.nan, {})
 
+    def meter(self, member: Member, train_stream: Stream, meters: dict[frozenset[str], CostMeter]) -> CostMeter:
+        """That of another member whose network is made alike, or a new one."""
+        every = frozenset(member.network.parameters())
+        if every not in meters:
+            batch = next(train_stream.batches(0, 1))
+            meters[every] = cost_meter(member.network, self.dataset.task, batch, self.runtime, member.recipe)
+        return meters[every]
+
     def _measure(
         self, member: Member, train_stream: Stream, made_of: Mapping[str, Any], meters: dict[frozenset[str], CostMeter]
     ) -> tuple[Caches | None, list[tuple[str, ...]]]:
@@ -237,10 +256,7 @@ class Room:
         every = frozenset(network.parameters())
         if all(p.trainable == every for p in phases) and not job.config["dry_run"]:
             return None, []
-        if every not in meters:
-            batch = next(train_stream.batches(0, 1))
-            meters[every] = cost_meter(network, self.dataset.task, batch, self.runtime, member.recipe)
-        meter = meters[every]
+        meter = self.meter(member, train_stream, meters)
         measured = [meter.phase(p) for p in phases]
         unfrozen = meter.phase(Phase(0, 1, every, cut=0))
         # What the weights below the cut do not tell: the data, and the code that the model is

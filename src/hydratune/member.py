@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,13 @@ class Member:
     def resumes(self) -> bool:
         """Whether it needs no origin: its own checkpoint has all."""
         return self.snapshot is not None and self.known.get("init_from") == self.job.config["init_from"]
+
+    def halts(self, eval_every: int) -> int:
+        """The step it goes to: its last, or the first evaluation at or after its halt."""
+        last = self.phases[-1].last_step
+        if self.job.halt is None:
+            return last
+        return min(math.ceil(self.job.halt * last / eval_every - 1e-9) * eval_every, last)
 
     def refuse_changes(self, made_of: Mapping[str, Any]) -> None:
         """Raises ValueError where the checkpoint was made by another configuration."""

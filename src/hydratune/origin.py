@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hydratune import construct
-from hydratune.assemble import Job
+from hydratune.assemble import Job, strategy_node
 from hydratune.data.dataset import Dataset
 from hydratune.fingerprint import content, fingerprint
 from hydratune.freeze.lora import merged
@@ -41,34 +41,35 @@ class Origin:
 
 def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], Path]) -> Origin:
     """Follow `init_from`; `pretrain` runs the job that `auto` asks for, once, and names its directory."""
-    asked = job.config["init_from"]
-    if asked in (None, "auto") and body.weights is not None:
+    wanted = job.config["init_from"]
+    if wanted in (None, "auto") and body.weights is not None:
         said, tensors = body.weights()
         file = Path(said)
         known = checkpoint.sha256(file) if file.is_file() else f"weights:{said}"
         return Origin(f"model.weights: {said}", tensors, hash=known, lineage={"weights": said})
-    if asked is None:
+    if wanted is None:
         return Origin("nothing: random initialisation")
-    if asked == "auto":
-        return _from_run(_pretrained_run(job, screen, pretrain))
-    path = Path(asked).expanduser()
+    if wanted == "auto":
+        directory = _pretrained_run(job, screen, pretrain)
+        return _from_checkpoint(best_checkpoint(directory), directory)
+    path = found(wanted)
     if (path / checkpoint.MANIFEST).is_file():
         return _from_checkpoint(path, path.parent.parent)
     if (path / "checkpoints").is_dir():
-        return _from_run(path)
+        return _from_checkpoint(best_checkpoint(path), path)
     if not path.exists():
-        raise ValueError(f"init_from={asked}: no such run directory, checkpoint or file of tensors")
+        raise ValueError(f"init_from={wanted}: no such run directory, checkpoint or file of tensors")
     return Origin(str(path), read_tensors(path), checkpoint.sha256(path), {"file": str(path)})
 
 
-def _from_run(directory: Path) -> Origin:
-    """The best checkpoint of a run directory."""
+def best_checkpoint(directory: Path) -> Path:
+    """Of a run directory. Raises ValueError where it holds no whole one."""
     newest, _ = checkpoint.newest_valid(directory / "checkpoints")
     if newest is None:
         raise ValueError(f"init_from={directory}: this run directory holds no whole checkpoint")
-    best = checkpoint.load(newest).state["best"].get("step")
+    best = json.loads((newest / "state.json").read_text())["best"].get("step")
     chosen = directory / "checkpoints" / f"step-{best or 0:08d}"
-    return _from_checkpoint(chosen if (chosen / checkpoint.MANIFEST).is_file() else newest, directory)
+    return chosen if (chosen / checkpoint.MANIFEST).is_file() else newest
 
 
 def _from_checkpoint(path: Path, directory: Path) -> Origin:
@@ -93,14 +94,50 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
     )
 
 
-def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
-    """The finished run that the `pretrain` node describes: found by its fingerprint, or made now, by one process."""
+def _pretraining(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the configuration of the job's pretraining, what determines its weights)"""
     config = {**job.config, **job.config["pretrain"], "stage": "pretrain", "init_from": None, "resume": "auto"}
     config["dry_run"] = False
     config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
     data: Dataset = construct.construct(config["dataset"], "pretrain.dataset", job.trust)
     runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
-    wanted_content = content(config, None, data.files(), runtime.precision)
+    return config, content(config, None, data.files(), runtime.precision)
+
+
+def asked(job: Job) -> str:
+    """Fingerprint of what the job asks for; known before its origin is, so that a sweep knows its jobs again."""
+    config, wanted = job.config, job.config["init_from"]
+    data: Dataset = construct.construct(config["dataset"], "dataset", job.trust)
+    origin = None if wanted is None else _asked_origin(job, wanted)
+    freeze = {**strategy_node(config["freeze"], job.sweep), "norm": config["freeze"].get("norm") or "frozen"}
+    return fingerprint(content({**config, "freeze": freeze}, origin, data.files(), config["runtime"]["precision"]))
+
+
+def _asked_origin(job: Job, wanted: str) -> str:
+    if wanted == "auto":
+        return f"pretraining {fingerprint(_pretraining(job)[1])}"
+    path = found(wanted)
+    if (path / "checkpoints").is_dir():
+        path = best_checkpoint(path)
+    if (path / checkpoint.MANIFEST).is_file():
+        return checkpoint.weights_hash(path)
+    return checkpoint.sha256(path) if path.is_file() else wanted
+
+
+def found(wanted: str) -> Path:
+    """The path that `init_from` names; best:<sweep directory> is its winner."""
+    sweep = wanted.removeprefix("best:")
+    path = Path(sweep).expanduser()
+    if sweep == wanted:
+        return path
+    if not (path / "best").exists():
+        raise ValueError(f"init_from={wanted}: {path} holds no winner yet (hydratune-report {path} says how far it is)")
+    return (path / "best").resolve()
+
+
+def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
+    """The finished run that the `pretrain` node describes: found by its fingerprint, or made now, by one process."""
+    config, wanted_content = _pretraining(job)
     wanted = fingerprint(wanted_content)
     outputs = Path(config["outputs"])
     home = outputs / "pretrain"

@@ -26,14 +26,14 @@ def train(trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cad
 
 def advance(
     trials: Sequence[Trial], train_stream: Stream, val_stream: Stream, cadence: Cadence, line: LiveLine,
-    first_step: int = 0, caches: Caches | None = None, until: int | None = None,
+    first_step: int = 0, caches: Caches | None = None, until: Mapping[Trial, int] | None = None,
 ) -> Iterator[Trial]:  # fmt: skip
-    """Bring every trial to the end of its phases, or to `until`; yields each as it is done, stopped or failed.
+    """Bring every trial to its last step, or to its step in `until`; yields each as it is done, stopped or failed.
 
     What lies below the groups that a trial has ever changed is the same for all: that trunk runs once per batch for all
     of them, or not at all where its outputs are cached. A failure takes one trial out and leaves the others alone.
     """
-    ends = {t: min(t.num_steps, until or t.num_steps) for t in trials}
+    ends = {t: (until or {}).get(t, t.num_steps) for t in trials}
     left = [t for t in trials if first_step < ends[t] and t.stopped is None]
     yield from (t for t in trials if t not in left)
     end = max((ends[t] for t in left), default=first_step)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -16,9 +16,11 @@ from rich.table import Table
 class Screen:
     """The terminal. Where the output is no terminal, a plain line per evaluation instead of a live one."""
 
-    def __init__(self) -> None:
-        width = None if sys.stdout.isatty() else 160  # a log file has room; a terminal has what it has
-        self.console = Console(file=sys.stdout, highlight=False, width=width)
+    def __init__(self, file: IO[str] | None = None) -> None:
+        """file: in place of the standard output."""
+        out = file or sys.stdout
+        width = None if out.isatty() else 160  # a log file has room; a terminal has what it has
+        self.console = Console(file=out, highlight=False, width=width)
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,125 @@
+"""Which jobs a sweep has, what each is called, and which of them train side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydratune.assemble import Job
+from hydratune.overrides import safe_name
+
+# What the jobs of one loop must agree on: its data, its batches, its model and where that starts, its numbers
+TOGETHER = ("stage", "model", "dataset", "batch_size", "seed", "init_from", "init_share", "runtime", "outputs")
+CADENCE = ("eval_every", "save_every", "log_every")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the grid. `job` is None where its configuration was refused, and `error` says why."""
+
+    number: int
+    overrides: Sequence[str]
+    varies: Mapping[str, str]  # key -> value, of the keys that the sweep varies
+    directory: Path
+    job: Job | None = None
+    error: str | None = None
+    hydra: Mapping[str, str] = field(default_factory=dict)  # file -> text of .hydra/
+    same_as: int | None = None  # another entry asks for the very same
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Entries that one worker process runs, side by side where there are several."""
+
+    entries: Sequence[Entry]
+
+    @property
+    def name(self) -> str:
+        more = f" and {len(self.entries) - 1} beside it" if len(self.entries) > 1 else ""
+        return f"{self.entries[0].name}{more}"
+
+
+def directory_name(varies: Mapping[str, str]) -> str:
+    """`freeze=lp_ft,optimizer.lr=0.001,seed=2`; what is strange or too long gets a hash."""
+    return safe_name(",".join(f"{k}={plain(v)}" for k, v in sorted(varies.items())) or "job")
+
+
+def plain(value: str) -> str:
+    """A number in its usual form; anything else as it is."""
+    try:
+        return f"{float(value):.10g}" if not value.lstrip("+-").isdigit() else value
+    except ValueError:
+        return value
+
+
+def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -> list[Entry]:
+    """Each with the directory that is its own: where its run lies already, else a new one; equal jobs are one.
+
+    known: run directories of the sweep and their records. A run is known by what it asks for and not by its name, so
+    that a grid may grow by keys.
+    """
+    by_asked = {record.get("asked"): path for path, record in known.items() if record.get("asked")}
+    taken = {path.name: record.get("asked") for path, record in known.items()}
+    first: dict[str, int] = {}
+    result = []
+    for entry in entries:
+        job = entry.job
+        if job is None:
+            result.append(entry)
+            continue
+        if job.asked in first:
+            result.append(replace(entry, same_as=first[job.asked], directory=result[first[job.asked]].directory))
+            continue
+        directory = by_asked.get(job.asked) or entry.directory
+        if taken.get(directory.name, job.asked) != job.asked:
+            directory = directory.with_name(f"{directory.name}-{job.asked[:8]}")
+        taken[directory.name] = job.asked
+        first[job.asked] = len(result)
+        result.append(replace(entry, directory=directory, job=replace(job, directory=directory)))
+    return result
+
+
+def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries that may share a loop, in the order of their first."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        assert entry.job is not None
+        config = entry.job.config
+        same = {k: config[k] for k in TOGETHER} | {k: config["engine"].get(k) for k in CADENCE}
+        if config["init_from"] == "auto":
+            same["pretrain"] = config["pretrain"]
+        key = json.dumps([same, list(entry.job.trust)], sort_keys=True, default=str)
+        found.setdefault(key, []).append(entry)
+    return list(found.values())
+
+
+def shared_out(entries: Sequence[Entry], parts: int, cost: Callable[[Entry], float], fork: Callable[[Entry], int]) -> list[list[Entry]]:  # fmt: skip
+    """The entries of one company in at most `parts` units of about equal cost; those with one fork stay together.
+
+    fork: the first group that the entry ever changes. What is above 0 shares a trunk with its like.
+    """
+    clusters: dict[int, list[Entry]] = {}
+    for entry in entries:
+        clusters.setdefault(fork(entry), []).append(entry)
+    shared = [c for f, c in clusters.items() if f]
+    items = [*shared, *([e] for e in clusters.get(0, ()))]
+    total = sum(cost(e) for e in entries)
+    limit = 1.1 * total / parts
+    for cluster in shared:  # one that is more than a worker's share is divided after all
+        if sum(cost(e) for e in cluster) > limit and len(cluster) > 1:
+            items.remove(cluster)
+            items += [[e] for e in cluster]
+    units: list[list[Entry]] = [[] for _ in range(min(parts, len(items)))]
+    loads = [0.0] * len(units)
+    for item in sorted(items, key=lambda i: -sum(cost(e) for e in i)):
+        least = loads.index(min(loads))
+        units[least] += item
+        loads[least] += sum(cost(e) for e in item)
+    return [sorted(unit, key=lambda e: e.number) for unit in units]

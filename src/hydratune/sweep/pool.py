@@ -1,0 +1,112 @@
+"""Worker processes, each forked from one that has imported everything once; what they say, and when they die."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from hydratune.sweep import worker
+from hydratune.sweep.plan import Unit
+
+
+@dataclass(frozen=True)
+class Places:
+    """How many workers run at a time, and what each is given."""
+
+    count: int
+    threads: int | None  # per worker; None leaves torch's own
+    gpus: int = 0
+
+    @staticmethod
+    def of(jobs: int | str, units: int | None = None) -> Places:
+        """auto: one per GPU, else as many as there are cores. units: no more than there is work for."""
+        import torch
+
+        gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+        count = (gpus or cores) if jobs == "auto" else int(jobs)
+        count = max(min(count, units or count), 1)
+        return Places(count, None if gpus else max(cores // count, 1), gpus)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A message of a unit's worker, or its end: `died` is then its exit code, negative for a signal."""
+
+    unit: Unit
+    message: dict[str, Any]
+    died: int | None = None
+
+
+class Pool:
+    """Runs units, at most `places.count` at a time. Leaving it stops those that still run."""
+
+    def __init__(self, logs: Path) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["hydratune.sweep.preload"])
+        self._logs = logs
+        self._running: dict[Connection, tuple[BaseProcess, Unit, int]] = {}
+        self._started = 0
+
+    def run(self, mode: str, units: Sequence[Unit], places: Places) -> Iterator[Event]:
+        """Events as they come. What is appended to `units` while it runs is run as well."""
+        queue, added = deque(units), len(units)
+        free = list(range(places.count))
+        try:
+            while True:
+                queue.extend(units[added:])
+                added = len(units)
+                while queue and free:
+                    self._start(mode, queue.popleft(), free.pop(0), places)
+                if not self._running:
+                    return
+                for connection in wait(list(self._running)):
+                    assert isinstance(connection, Connection)
+                    process, unit, place = self._running[connection]
+                    try:
+                        yield Event(unit, json.loads(connection.recv_bytes()))
+                    except (EOFError, OSError):
+                        process.join()
+                        del self._running[connection]
+                        connection.close()
+                        free.append(place)
+                        yield Event(unit, {}, process.exitcode)
+        finally:
+            self.stop()
+
+    def log_of(self, unit: Unit) -> str:
+        """The end of what the unit's worker printed."""
+        path = self._log(unit)
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    def stop(self) -> None:
+        """End what runs, within seconds; their last checkpoints stay."""
+        for process, _, _ in self._running.values():
+            process.terminate()
+        for process, _, _ in self._running.values():
+            process.join(5.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._running.clear()
+
+    def _log(self, unit: Unit) -> Path:
+        return self._logs / f"unit-{unit.entries[0].number}.log"
+
+    def _start(self, mode: str, unit: Unit, place: int, places: Places) -> None:
+        ours, theirs = self._context.Pipe()
+        jobs = json.dumps([(e.number, worker.as_json(e.job)) for e in unit.entries if e.job is not None], default=str)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        gpu = place % places.gpus if places.gpus else None
+        arguments = (mode, jobs, theirs, str(self._log(unit)), places.threads, gpu)
+        process = self._context.Process(target=worker.main, args=arguments)
+        process.start()
+        theirs.close()
+        self._running[ours] = process, unit, place

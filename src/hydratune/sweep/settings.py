@@ -1,0 +1,37 @@
+"""How a sweep is run: the keys of `sweep`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943)."""
+
+    factor: int | None = None  # of what runs, the best 1 in `factor` goes on at each rung; null: all run in full
+    rungs: int = 2  # halts on the way, at num_steps / factor, num_steps / factor^2, ...
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and self.factor < 2:
+            raise ValueError(f"sweep.halving.factor={self.factor}: at least 2, or null")
+        if self.rungs < 1:
+            raise ValueError(f"sweep.halving.rungs={self.rungs}: at least 1")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """jobs: worker processes at a time; auto: one per GPU, else the cores shared out."""
+
+    jobs: int | str = "auto"
+    share: str = "auto"  # auto: jobs that can share train side by side; off: each in a process of its own
+    fail_fast: bool = False  # the first failure stops all
+    soup: str = "none"  # none, uniform or greedy: average the weights of jobs from one start (arXiv 2203.05482)
+    halving: Halving = field(default_factory=Halving)
+
+    def __post_init__(self) -> None:
+        if self.jobs != "auto" and not (isinstance(self.jobs, int) and self.jobs >= 1):
+            raise ValueError(f"sweep.jobs={self.jobs}: auto, or a whole number, at least 1")
+        for key, options in (("share", ("auto", "off")), ("soup", ("none", "uniform", "greedy"))):
+            if getattr(self, key) not in options:
+                raise ValueError(f"sweep.{key}={getattr(self, key)}: one of {', '.join(options)}")

@@ -1,0 +1,165 @@
+"""A worker process: one unit of jobs, each with its own log and its own traceback; messages to the one who started it.
+
+Messages are JSON: nothing is pickled between the two but the arguments of this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydratune.assemble import Job
+from hydratune.record.progress import LiveLine, Screen
+from hydratune.record.run import claim, read_record, write_json
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    return {**vars(job), "directory": str(job.directory)}
+
+
+def from_json(values: Mapping[str, Any]) -> Job:
+    return Job(**{**values, "directory": Path(values["directory"])})
+
+
+def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
+    """mode: train, or survey (what each job would cost). jobs: JSON of their numbers and what they are."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
+    signal.signal(signal.SIGTERM, _stop)
+    _log_to(log)
+    threading.Thread(target=_watch, args=(connection,), daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    unit = {from_json(values): number for number, values in json.loads(jobs)}
+    if mode == "survey":
+        from hydratune.sweep.survey import survey
+
+        _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
+        return
+    with _screens(list(unit)) as screens:
+        _train(unit, screens, Telling(connection), connection)
+
+
+def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Screen, connection: Connection) -> None:
+    from hydratune.job import run_jobs
+
+    left = dict(unit)
+    try:
+        for job, outcome in run_jobs(list(unit), screen, screens.__getitem__):
+            number = left.pop(job)
+            if isinstance(outcome, Exception):
+                record_failure(job.directory, outcome)
+                _send(connection, number=number, failed=said(outcome))
+            else:
+                _send(connection, number=number, metric=outcome.metric, status=outcome.record.get("status"))
+    except (Exception, SystemExit) as error:
+        # What all of them have in common has failed, or one of them has ended the process.
+        alone = len(left) > 1 and not isinstance(error, ValueError)
+        for job, number in left.items():
+            if alone:
+                _send(connection, number=number, again=said(error))
+            else:
+                record_failure(job.directory, error)
+                _send(connection, number=number, failed=said(error))
+
+
+def said(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code})"
+    text = (str(error).splitlines() or [""])[0]
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+
+
+def record_failure(directory: Path, error: BaseException | str) -> None:
+    """The traceback, and a run.json that says so, also where the run had not begun."""
+    directory.mkdir(parents=True, exist_ok=True)
+    whole = error if isinstance(error, str) else "".join(traceback.format_exception(error))
+    (directory / "traceback.txt").write_text(whole)
+    try:
+        lock = claim(directory)
+    except ValueError:
+        return
+    text = error.splitlines()[0] if isinstance(error, str) else said(error)
+    write_json(directory / "run.json", {**read_record(directory), "status": "failed", "error": text})
+    os.close(lock)
+
+
+class Telling(Screen):
+    """What would go to the terminal goes to whoever started this process."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def line(self, text: str) -> None:
+        _send(self._connection, line=text)
+
+    def progress(self, label: str, first: int, total: int) -> LiveLine:
+        return TellingLine(self._connection, self, label, first, total)
+
+
+class TellingLine(LiveLine):
+    def __init__(self, connection: Connection, screen: Screen, label: str, first: int, total: int) -> None:
+        super().__init__(screen, label, first, total)
+        self._connection, self._last = connection, total
+
+    def show(self, step: int, seen: Mapping[str, str]) -> None:
+        _send(self._connection, step=step, total=self._last, seen=dict(seen))
+
+    def milestone(self, step: int, seen: Mapping[str, str]) -> None:
+        self.show(step, seen)
+
+
+@contextlib.contextmanager
+def _screens(jobs: list[Job]) -> Iterator[dict[Job, Screen]]:
+    """Each job's tables and lines go to the log in its own directory."""
+    with contextlib.ExitStack() as files:
+        screens = {}
+        for job in jobs:
+            job.directory.mkdir(parents=True, exist_ok=True)
+            file = files.enter_context(open(job.directory / "hydratune.log", "a", buffering=1))
+            screens[job] = Screen(file)
+        yield screens
+
+
+def _send(connection: Connection, **message: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: _watch ends this process
+        connection.send_bytes(json.dumps(message, default=str).encode())
+
+
+def _log_to(path: str) -> None:
+    """Whatever is printed here, by native code also, goes to a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    faulthandler.enable()
+
+
+def _stop(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _watch(connection: Connection) -> None:
+    """When the one who started this process is gone, so is it: its directories must not stay claimed."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv_bytes()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(5.0)
+    os._exit(1)
