@@ -100,7 +100,9 @@ def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(found.values())
 
 
-def shared_out(entries: Sequence[Entry], parts: int, cost: Callable[[Entry], float], fork: Callable[[Entry], int]) -> list[list[Entry]]:  # fmt: skip
+def shared_out(
+    entries: Sequence[Entry], parts: int, cost: Callable[[Entry], float], fork: Callable[[Entry], int]
+) -> list[list[Entry]]:
     """The entries of one company in at most `parts` units of about equal cost; those with one fork stay together.
 
     fork: the first group that the entry ever changes. What is above 0 shares a trunk with its like.

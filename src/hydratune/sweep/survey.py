@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hydratune.assemble import Job
@@ -11,7 +12,7 @@ from hydratune.types import Phase
 
 
 def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
-    """Per job: `fork`, `seconds` alone, and its phases, each (first, last, cut, seconds of a step above the cut, below).
+    """Per job: `fork`, `seconds` alone, and its phases: (first, last, cut, seconds of a step above the cut, below it).
 
     One that cannot run has `error` alone.
     """
@@ -57,7 +58,7 @@ def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
 def predicted(costs: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of jobs side by side: each one's own part, and the trunk once for all that it serves."""
     total, marks = 0.0, sorted({m for c in costs for a, b, *_ in c["phases"] for m in (a, b)})
-    for first, last in zip(marks, marks[1:], strict=False):
+    for first, last in pairwise(marks):
         below = [0.0]
         for cost in costs:
             phase = next((p for p in cost["phases"] if p[0] <= first < p[1]), None)
