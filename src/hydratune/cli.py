@@ -28,4 +28,9 @@ def main() -> None:
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
     with command.readable_errors(ARGUMENTS, TRACEBACK):
         sys.argv[1:] = command.prepare(ARGUMENTS)
-        _run()
+        try:
+            _run()
+        except Exception:  # jobs that failed do not keep the others' table from being shown
+            command.conclude_sweeps()
+            raise
+        command.conclude_sweeps()

@@ -73,6 +73,13 @@ def readable_errors(arguments: Sequence[str], traceback: bool, leave: bool = Tru
         sys.exit(2)
 
 
+def conclude_sweeps() -> None:
+    """The winner's test and the report, once the sweeper is through, also where jobs have failed."""
+    launcher = sys.modules.get("hydratune.sweep.launcher")
+    if launcher is not None:
+        launcher.conclude()
+
+
 def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     """What the user should know; None for a fault of ours, which deserves its traceback."""
     chain = []
@@ -83,7 +90,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     if foreign is not None:
         return _hydra(chain, arguments)
     own = chain[0]
-    if type(own) is ValueError or type(own).__name__ == "NonFinite":
+    if type(own) is ValueError or type(own).__name__ in ("NonFinite", "JobFailed"):
         return str(own)
     if isinstance(own, RuntimeError) and "out of memory" in str(own):
         return f"{str(own).splitlines()[0]}; a smaller batch_size, or engine.accumulate=2, needs less"

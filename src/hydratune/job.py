@@ -74,6 +74,12 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen])
         yield from room.at(chosen).run(together, origin, loaded, hows[chosen], screen, told)
 
 
+def pretrained(job: Job, screen: Screen) -> None:
+    """Make the pretraining that the job asks for, unless it is there; nothing where its model brings its weights."""
+    room, *_ = gather([job])
+    room.origin([], screen, always=True)
+
+
 def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple[Job, Exception]]]:
     """(what they have in common, their network before anything is loaded, those that can run, those that cannot)"""
     first = jobs[0]
@@ -120,11 +126,11 @@ class Room:
             config["seed"], runtime.chosen.memory_format,
         )  # fmt: skip
 
-    def origin(self, members: Sequence[Member], screen: Screen) -> Origin:
+    def origin(self, members: Sequence[Member], screen: Screen, always: bool = False) -> Origin:
         """What those start from that do not go on with a run of their own."""
         if self.first.config["dry_run"]:
             return Origin("nothing: a dry run loads nothing")
-        if all(m.resumes for m in members):
+        if not always and all(m.resumes for m in members):
             return Origin("the run itself")
         return find_origin(self.first, self.body, screen, lambda pretraining: run_job(pretraining, screen).directory)
 

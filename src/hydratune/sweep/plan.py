@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,27 +101,24 @@ def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def shared_out(
-    entries: Sequence[Entry], parts: int, cost: Callable[[Entry], float], fork: Callable[[Entry], int]
+    entries: Sequence[Entry], parts: int, cost: Mapping[int, float], fork: Mapping[int, int]
 ) -> list[list[Entry]]:
     """The entries of one company in at most `parts` units of about equal cost; those with one fork stay together.
 
-    fork: the first group that the entry ever changes. What is above 0 shares a trunk with its like.
+    cost, fork: by an entry's number, seconds and the first group that it ever changes. What is above 0 shares a trunk.
     """
     clusters: dict[int, list[Entry]] = {}
     for entry in entries:
-        clusters.setdefault(fork(entry), []).append(entry)
-    shared = [c for f, c in clusters.items() if f]
-    items = [*shared, *([e] for e in clusters.get(0, ()))]
-    total = sum(cost(e) for e in entries)
-    limit = 1.1 * total / parts
-    for cluster in shared:  # one that is more than a worker's share is divided after all
-        if sum(cost(e) for e in cluster) > limit and len(cluster) > 1:
-            items.remove(cluster)
-            items += [[e] for e in cluster]
+        clusters.setdefault(fork[entry.number], []).append(entry)
+    items = [[e] for e in clusters.pop(0, ())]
+    limit = 1.1 * sum(cost[e.number] for e in entries) / parts
+    for cluster in clusters.values():
+        whole = sum(cost[e.number] for e in cluster) <= limit  # else it is more than one worker's share
+        items += [cluster] if whole else [[e] for e in cluster]
     units: list[list[Entry]] = [[] for _ in range(min(parts, len(items)))]
     loads = [0.0] * len(units)
-    for item in sorted(items, key=lambda i: -sum(cost(e) for e in i)):
+    for item in sorted(items, key=lambda i: -sum(cost[e.number] for e in i)):
         least = loads.index(min(loads))
         units[least] += item
-        loads[least] += sum(cost(e) for e in item)
+        loads[least] += sum(cost[e.number] for e in item)
     return [sorted(unit, key=lambda e: e.number) for unit in units]

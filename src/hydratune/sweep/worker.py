@@ -32,7 +32,7 @@ def from_json(values: Mapping[str, Any]) -> Job:
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
-    """mode: train, or survey (what each job would cost). jobs: JSON of their numbers and what they are."""
+    """mode: train, pretrain (what the first one asks for), or survey (what each would cost). jobs: JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
     signal.signal(signal.SIGTERM, _stop)
     _log_to(log)
@@ -49,8 +49,21 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
 
         _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
         return
+    if mode == "pretrain":
+        _pretrain(next(iter(unit)), connection)
+        return
     with _screens(list(unit)) as screens:
         _train(unit, screens, Telling(connection), connection)
+
+
+def _pretrain(job: Job, connection: Connection) -> None:
+    from hydratune.job import pretrained
+
+    try:
+        pretrained(job, Telling(connection))
+    except (Exception, SystemExit) as error:
+        traceback.print_exception(error)
+        _send(connection, failed=said(error))
 
 
 def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Screen, connection: Connection) -> None:

@@ -1,0 +1,1 @@
+"""hydratune in the places where Hydra looks for plugins."""

@@ -1,0 +1,311 @@
+"""One sweep from its entries to its ranking: what is done already, what shares, who goes on, who failed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydratune.origin import asked
+from hydratune.record.run import claim, read_record, write_json
+from hydratune.sweep import halving, ranking, tables
+from hydratune.sweep.plan import Entry, Unit, companies, settled, shared_out
+from hydratune.sweep.pool import Event, Places, Pool
+from hydratune.sweep.screen import SweepScreen
+from hydratune.sweep.settings import SweepSettings
+from hydratune.sweep.survey import predicted
+from hydratune.sweep.worker import record_failure
+
+Outcome = float | str  # the metric, or why it failed
+
+
+class Conductor:
+    """Owns a sweep's directory. A sweeper may hand it jobs several times."""
+
+    def __init__(self, directory: Path, settings: SweepSettings, dry_run: bool, arguments: Sequence[str]) -> None:
+        self.directory, self.settings, self.dry_run = directory, settings, dry_run
+        self.arguments = list(arguments)
+        self.entries: dict[int, Entry] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.screen = SweepScreen()
+        self._pool = Pool(directory / ".workers")
+        self._written = 0.0
+        self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
+        claim(directory)  # until this process ends
+
+    def run(self, entries: Sequence[Entry]) -> Mapping[int, Outcome]:
+        """Bring all of them to their end; number -> metric, or why it failed."""
+        entries = self._settled(entries)
+        self.entries |= {e.number: e for e in entries}
+        for entry in entries:
+            if entry.error is not None:
+                self.outcomes[entry.number] = entry.error
+        todo = [e for e in entries if e.job is not None and e.same_as is None and e.number not in self.outcomes]
+        if self.dry_run:
+            self._show_plan(todo, entries)
+            return {e.number: self.outcomes.get(e.number, float("nan")) for e in entries}
+        self._write_jobs()
+        factor = self.settings.halving.factor
+        for halt in halving.halts(factor, self.settings.halving.rungs) if factor else ():
+            self._train([replace(e, job=replace(e.job, halt=halt)) for e in todo if e.job is not None], halt)
+            todo = self._survivors([e for e in todo if not isinstance(self.outcomes.get(e.number), str)], halt)
+        self._train(todo, None)
+        for entry in entries:
+            if entry.same_as is not None:
+                self.outcomes[entry.number] = self.outcomes[self._twin(entry).number]
+        self._rank(everything=True)
+        return {e.number: self.outcomes[e.number] for e in entries}
+
+    def conclude(self) -> None:
+        """Test the winner, write the report, show the table."""
+        from hydratune.sweep import report
+
+        if self.dry_run or not (self.directory / ranking.SWEEP).is_file():
+            self._leave_nothing()
+            return
+        ranked = ranking.read(self.directory)
+        winner = next(
+            (e for e in self.entries.values() if ranked.winner and e.directory == ranked.winner.directory), None
+        )
+        if winner is not None and winner.job is not None and winner.job.config["test"] is not False:
+            config = {**winner.job.config, "test": True, "resume": "auto"}
+            tested = replace(winner, job=replace(winner.job, config=config, halt=None))
+            self._work([Unit([tested])], Places(1, None), {}, quiet=True)
+        self._rank(everything=True)
+        report.write(self.directory)
+        report.show(self.directory, self.screen)
+
+    # ---- what there is to do
+
+    def _settled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Known again by what they ask for, with `resume=auto`, and asked only once each."""
+        known: dict[Path, Mapping[str, Any]] = {}
+        for path in self.directory.glob("*/run.json"):
+            if not path.parent.is_symlink():
+                known[path.parent] = json.loads(path.read_text())
+        result = []
+        for entry in entries:
+            if entry.job is not None:
+                try:
+                    job = replace(entry.job, asked=asked(entry.job), config={**entry.job.config, "resume": "auto"})
+                    entry = replace(entry, job=job)
+                except Exception as error:
+                    entry = replace(entry, job=None, error=f"{error}")
+            result.append(entry)
+        return settled(result, known)
+
+    def _done(self, entry: Entry, halt: float | None) -> float | None:
+        """The metric of one that is as far as it should be."""
+        record = read_record(entry.directory)
+        if record.get("asked") != (entry.job.asked if entry.job else None):
+            return None
+        if record.get("status") == "complete":
+            return record["metrics"][f"val_{record['monitor']}"] if halt is None else _at(record, halt)
+        return None if halt is None else _at(record, halt)
+
+    def _twin(self, entry: Entry) -> Entry:
+        assert entry.same_as is not None
+        return next(e for e in self.entries.values() if e.directory == entry.directory and e.same_as is None)
+
+    # ---- running
+
+    def _train(self, entries: Sequence[Entry], halt: float | None) -> None:
+        """All of them to their halt, or to their end."""
+        left = []
+        for entry in entries:
+            metric = self._done(entry, halt)
+            if metric is None:
+                left.append(entry)
+            else:
+                self.outcomes[entry.number] = metric
+        if len(left) < len(entries):
+            self.screen.line(f"{len(entries) - len(left)} of {len(entries)} jobs are as far already")
+        left = self._pretrained(left)
+        if not left:
+            return
+        for entry in left:
+            _write_hydra(entry)
+        units, places, costs = self._units(left)
+        self._work(units, places, costs)
+
+    def _pretrained(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The pretrainings that they ask for, once each and before them; without those whose pretraining failed."""
+        wanted: dict[str, list[Entry]] = {}
+        for entry in entries:
+            assert entry.job is not None
+            config = entry.job.config
+            key = json.dumps([config["pretrain"], config["runtime"]]) if config["init_from"] == "auto" else ""
+            wanted.setdefault(key, []).append(entry)
+        left = list(wanted.pop("", ()))
+        for needing in wanted.values():
+            failed: str | None = None
+            for event in self._pool.run("pretrain", [Unit(needing[:1])], Places.of(1)):
+                self.screen.heard(event)
+                failed = event.message.get("failed") or failed
+                if event.died:
+                    failed = failed or _how(event.died)
+            if failed is None:
+                left += needing
+            for entry in needing if failed is not None else ():
+                self._fail(entry, f"its pretraining failed: {failed}")
+        return sorted(left, key=lambda e: e.number)
+
+    def _units(self, entries: Sequence[Entry]) -> tuple[list[Unit], Places, dict[int, Any]]:
+        """(what each worker runs, how many at a time, what each job costs where that was asked)"""
+        if self.settings.share == "off":
+            units = [Unit([e]) for e in entries]
+            return units, Places.of(self.settings.jobs, len(units)), {}
+        groups = companies(entries)
+        places = Places.of(self.settings.jobs, len(entries))
+        costs: dict[int, Any] = {}
+        if (places.count > 1 and len(groups) < 2 * places.count) or self.dry_run:
+            costs = self._survey(groups, places)
+        units = []
+        for group in groups:
+            if not costs or len(groups) >= 2 * places.count:
+                units.append(Unit(group))
+                continue
+            seconds = {e.number: costs[e.number].get("seconds", 0.0) for e in group}
+            forks = {e.number: costs[e.number].get("fork", 0) for e in group}
+            parts = shared_out(group, places.count, seconds, forks)
+            units += [Unit(part) for part in parts]
+        units.sort(key=lambda u: -sum(costs.get(e.number, {}).get("seconds", 0.0) for e in u.entries))
+        return units, Places.of(self.settings.jobs, len(units)), costs
+
+    def _survey(self, groups: Sequence[Sequence[Entry]], places: Places) -> dict[int, Any]:
+        costs: dict[int, Any] = {}
+        for event in self._pool.run("survey", [Unit(g) for g in groups], places):
+            costs |= {int(n): c for n, c in event.message.get("costs", {}).items()}
+        return {e.number: costs.get(e.number, {}) for g in groups for e in g}
+
+    def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
+        """Have them run; one whose worker dies, or whose company ends it, starts again alone from its checkpoint."""
+        units = list(units)
+        waiting = {e.number: e for u in units for e in u.entries}
+        known = [[costs[e.number] for e in u.entries if "phases" in costs.get(e.number, {})] for u in units]
+        expected = sum(map(predicted, known)) / places.count if costs else None
+        with self.screen.running(len(waiting), expected, quiet):
+            for event in self._pool.run("train", units, places):
+                self.screen.heard(event)
+                self._hear(event, units, waiting)
+                if self.settings.fail_fast and any(isinstance(o, str) for o in self.outcomes.values()):
+                    self._pool.stop()
+                    for entry in waiting.values():
+                        self.outcomes[entry.number] = "not run: another one failed, and sweep.fail_fast is on"
+                    return
+
+    def _hear(self, event: Event, units: list[Unit], waiting: dict[int, Entry]) -> None:
+        message = event.message
+        if "number" in message and "again" not in message:
+            entry = waiting.pop(message["number"])
+            failed = message.get("failed")
+            self.outcomes[entry.number] = failed if failed is not None else message["metric"]
+            self._rank()
+        if event.died is None:
+            return
+        left = [e for e in event.unit.entries if e.number in waiting]
+        if len(event.unit.entries) > 1:
+            units += [Unit([e]) for e in left]
+            return
+        for entry in left:
+            del waiting[entry.number]
+            how = _how(event.died)
+            record_failure(entry.directory, f"{how}\n\n{self._pool.log_of(event.unit)}")
+            self.outcomes[entry.number] = how
+            self._rank()
+
+    def _fail(self, entry: Entry, why: str) -> None:
+        record_failure(entry.directory, why)
+        self.outcomes[entry.number] = why
+
+    # ---- halving
+
+    def _survivors(self, entries: Sequence[Entry], halt: float) -> list[Entry]:
+        standings = []
+        for entry in entries:
+            record = read_record(entry.directory)
+            value = _at(record, halt)
+            assert entry.job is not None and value is not None
+            cell = json.dumps([[k, v] for k, v in sorted(entry.varies.items()) if k != "seed"])
+            last = halt * record["num_steps"] > record["last_phase"]
+            standings.append(halving.Standing(entry.number, cell, entry.job.choices.get("freeze", ""), value, last))
+        assert self.settings.halving.factor is not None
+        out = halving.goes_on(standings, self.settings.halving.factor)
+        for entry in entries:
+            record = read_record(entry.directory)
+            if entry.number in out and record.get("status") != "complete":
+                changed = {**record, "status": "stopped", "stopped": f"{out[entry.number]}, at {halt:.0%} of its steps"}
+                write_json(entry.directory / "run.json", changed)
+        self.screen.line(f"halving at {halt:.0%} of the steps: {len(entries) - len(out)} of {len(entries)} jobs go on")
+        return [e for e in entries if e.number not in out]
+
+    # ---- what is told
+
+    def _write_jobs(self) -> None:
+        """sweep.json: these jobs, and those of earlier lines with the same directory."""
+        path = self.directory / ranking.SWEEP
+        before = json.loads(path.read_text()) if path.is_file() else {"jobs": []}
+        jobs = [_told(e) for e in self.entries.values()]
+        names = {j["directory"] for j in jobs}
+        jobs += [j for j in before["jobs"] if j["directory"] not in names]
+        keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
+        for job in jobs:  # one of another line may not have varied what this one does
+            job["varies"] = {k: job["varies"].get(k, job["fixed"].get(k, "")) for k in keys}
+        write_json(path, {"command": shlex.join(["hydratune", *self.arguments]), "keys": keys, "jobs": jobs})
+
+    def _rank(self, everything: bool = False) -> None:
+        """The tables, after each job but not more than about once in a second."""
+        if everything or time.monotonic() > self._written + 1.0:
+            ranking.write_tables(self.directory, ranking.read(self.directory))
+            self._written = time.monotonic()
+
+    def _show_plan(self, todo: Sequence[Entry], entries: Sequence[Entry]) -> None:
+        left = [e for e in todo if self._done(e, None) is None]
+        units, places, costs = self._units(left) if left else ([], Places.of(1), {})
+        tables.show_plan(self.screen, entries, units, places, costs)
+
+    def _leave_nothing(self) -> None:
+        """A dry run writes nothing: what it and Hydra's sweeper made is taken away."""
+        import shutil
+
+        if not self._before:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _at(record: Mapping[str, Any], halt: float) -> float | None:
+    """The evaluation at a halt; None where the run is not so far."""
+    due = halt * record.get("num_steps", float("inf"))
+    return next((value for step, value in record.get("history") or () if step >= due - 1e-6), None)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        import signal
+
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"its process ended with exit code {code}"
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    pairs = (o.lstrip("+~").partition("=") for o in entry.overrides)
+    return {
+        "directory": entry.name,
+        "varies": dict(entry.varies),
+        "fixed": {k: v for k, _, v in pairs if k not in entry.varies},
+        "strategy": entry.job.choices.get("freeze", "") if entry.job else "",
+        "error": entry.error,
+        "same_as": entry.name if entry.same_as is not None else None,
+    }
+
+
+def _write_hydra(entry: Entry) -> None:
+    """What Hydra's run_job would write."""
+    home = entry.directory / ".hydra"
+    home.mkdir(parents=True, exist_ok=True)
+    for name, text in entry.hydra.items():
+        (home / name).write_text(text)

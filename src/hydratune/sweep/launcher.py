@@ -1,0 +1,129 @@
+"""What hydra/launcher=local does: Hydra's sweeper says which jobs, this composes them, has them run and ranks them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from hydratune import command, construct
+from hydratune.assemble import make_job, validate
+from hydratune.sweep.conduct import Conductor
+from hydratune.sweep.plan import Entry, directory_name, plain
+from hydratune.sweep.settings import SweepSettings
+
+_CONDUCTORS: dict[Path, Conductor] = {}  # of this process: a sweeper such as Optuna's launches many times
+
+
+class JobFailed(RuntimeError):
+    """Some jobs of a sweep failed; each has its traceback in its own directory."""
+
+
+def launch(
+    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[JobReturn]:
+    """Run the jobs; one return for each, FAILED for those that did, never an exception of theirs."""
+    setup_globals()
+    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    arguments = sys.argv[1:]
+    settings = _settings(master)
+    if directory not in _CONDUCTORS:
+        _CONDUCTORS[directory] = Conductor(directory, settings, bool(master.dry_run), arguments)
+    conductor = _CONDUCTORS[directory]
+    fixed = _fixed(loader, arguments)
+    entries = [
+        _entry(loader, master, list(overrides), initial_job_idx + i, fixed, arguments)
+        for i, overrides in enumerate(job_overrides)
+    ]
+    outcomes = conductor.run(entries)
+    failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
+    error = None
+    if failures:
+        named = "; ".join(f"{_name(conductor, n)}: {why}" for n, why in list(failures.items())[:8])
+        error = JobFailed(
+            f"{len(failures)} of {len(entries)} jobs failed: {named}{' ...' if len(failures) > 8 else ''}. "
+            f"Each has its traceback.txt; the same command with hydra.sweep.dir={directory} tries them again"
+        )
+    results = []
+    for entry in entries:
+        outcome = outcomes[entry.number]
+        result = JobReturn(overrides=list(entry.overrides), working_dir=os.getcwd(), task_name="hydratune")
+        failed = isinstance(outcome, str)
+        result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+        result.return_value = error if failed else outcome
+        results.append(result)
+    return results
+
+
+def conclude() -> None:
+    """Once the sweeper is through: test the winner, write the report, show the table."""
+    for conductor in _CONDUCTORS.values():
+        conductor.conclude()
+    _CONDUCTORS.clear()
+
+
+def _name(conductor: Conductor, number: int) -> str:
+    return conductor.entries[number].name
+
+
+def _settings(master: DictConfig) -> SweepSettings:
+    node = OmegaConf.to_container(master.sweep, resolve=True)
+    construct.check(node, "sweep", ())
+    return construct.construct(node, "sweep", ())
+
+
+def _fixed(loader: ConfigLoader, arguments: Sequence[str]) -> set[str]:
+    """Keys that the command line gives one value, so that no job differs in them."""
+    typed = [a for a in arguments if "=" in a and not a.startswith("-")]
+    with contextlib.suppress(Exception):
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(typed)
+        return {o.get_key_element() for o in parsed if not o.is_sweep_override()}
+    return set()
+
+
+def _entry(
+    loader: ConfigLoader, master: DictConfig, overrides: list[str], number: int, fixed: set[str],
+    arguments: Sequence[str],
+) -> Entry:  # fmt: skip
+    """Composed and checked; what is wrong with it is kept as its error."""
+    pairs = [o.lstrip("+~").partition("=") for o in overrides]
+    varies = {k: plain(v) for k, _, v in pairs if k not in fixed and not k.startswith("hydra")}
+    directory = Path(str(master.hydra.sweep.dir)).absolute()
+    named = directory_name(varies)
+    before = HydraConfig.instance().cfg
+    try:
+        config = loader.load_sweep_config(master, overrides)
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+            config.hydra.job.override_dirname = ",".join(f"{k}={v}" for k, v in sorted(varies.items())) or "job"
+        HydraConfig.instance().set_config(config)
+        home = directory / str(OmegaConf.select(config, "hydra.sweep.subdir"))
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(home)
+        HydraConfig.instance().set_config(config)
+        task = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+        job = make_job(
+            task, config.hydra.runtime.choices, list(config.hydra.overrides.task), home, arguments,
+            command.trusted(arguments), True,
+        )  # fmt: skip
+        validate(job)
+        texts = {
+            "config.yaml": OmegaConf.to_yaml(task),
+            "hydra.yaml": OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["hydra"])),
+            "overrides.yaml": OmegaConf.to_yaml(config.hydra.overrides.task),
+        }
+        return Entry(number, overrides, varies, home, job, hydra=texts)
+    except Exception as error:
+        return Entry(
+            number, overrides, varies, directory / named, error=command.explain(error, overrides) or repr(error)
+        )
+    finally:
+        HydraConfig.instance().cfg = before
