@@ -85,8 +85,8 @@ def test_imports_go_down(path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "owners"),
     [
-        ("hydra", {"cli", "assemble"}),
-        ("omegaconf", {"cli", "assemble"}),
+        ("hydra", {"cli", "assemble", "sweep"}),
+        ("omegaconf", {"cli", "assemble", "sweep"}),
         ("torch.distributed", {"runtime"}),
         ("torch.utils.tensorboard", {"record"}),
         ("tensorboard", {"record"}),

@@ -125,14 +125,14 @@ def _asked_origin(job: Job, wanted: str) -> str:
 
 
 def found(wanted: str) -> Path:
-    """The path that `init_from` names; best:<sweep directory> is its winner."""
+    """The path that `init_from` names; best:<sweep directory>, and the file `best` in it, lead to the winner."""
     sweep = wanted.removeprefix("best:")
-    path = Path(sweep).expanduser()
-    if sweep == wanted:
+    path = Path(sweep).expanduser() / "best" if sweep != wanted else Path(wanted).expanduser()
+    if path.name != "best":
         return path
-    if not (path / "best").exists():
-        raise ValueError(f"init_from={wanted}: {path} holds no winner yet (hydratune-report {path} says how far it is)")
-    return (path / "best").resolve()
+    if not path.is_file():
+        raise ValueError(f"init_from={wanted}: no winner yet (hydratune-report {path.parent} says how far it is)")
+    return path.parent / path.read_text().strip()
 
 
 def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:

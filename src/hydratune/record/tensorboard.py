@@ -9,6 +9,10 @@ from typing import Any
 from torch import Tensor
 
 
+def load() -> None:
+    """Import it now; for a process that others are forked from."""
+
+
 class Board:
     """Scalars, pictures, text and HParams in one event file, in the run directory itself."""
 

@@ -14,7 +14,7 @@ from hydratune.origin import asked
 from hydratune.record.run import claim, read_record, write_json
 from hydratune.sweep import halving, ranking, tables
 from hydratune.sweep.plan import Entry, Unit, companies, settled, shared_out
-from hydratune.sweep.pool import Event, Places, Pool
+from hydratune.sweep.pool import Event, Places, Pool, ending
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
 from hydratune.sweep.survey import predicted
@@ -85,8 +85,7 @@ class Conductor:
         """Known again by what they ask for, with `resume=auto`, and asked only once each."""
         known: dict[Path, Mapping[str, Any]] = {}
         for path in self.directory.glob("*/run.json"):
-            if not path.parent.is_symlink():
-                known[path.parent] = json.loads(path.read_text())
+            known[path.parent] = json.loads(path.read_text())
         result = []
         for entry in entries:
             if entry.job is not None:
@@ -128,7 +127,7 @@ class Conductor:
         if not left:
             return
         for entry in left:
-            _write_hydra(entry)
+            entry.write_hydra()
         units, places, costs = self._units(left)
         self._work(units, places, costs)
 
@@ -147,7 +146,7 @@ class Conductor:
                 self.screen.heard(event)
                 failed = event.message.get("failed") or failed
                 if event.died:
-                    failed = failed or _how(event.died)
+                    failed = failed or ending(event.died)
             if failed is None:
                 left += needing
             for entry in needing if failed is not None else ():
@@ -213,7 +212,7 @@ class Conductor:
             return
         for entry in left:
             del waiting[entry.number]
-            how = _how(event.died)
+            how = ending(event.died)
             record_failure(entry.directory, f"{how}\n\n{self._pool.log_of(event.unit)}")
             self.outcomes[entry.number] = how
             self._rank()
@@ -249,7 +248,7 @@ class Conductor:
         """sweep.json: these jobs, and those of earlier lines with the same directory."""
         path = self.directory / ranking.SWEEP
         before = json.loads(path.read_text()) if path.is_file() else {"jobs": []}
-        jobs = [_told(e) for e in self.entries.values()]
+        jobs = [e.told() for e in self.entries.values()]
         names = {j["directory"] for j in jobs}
         jobs += [j for j in before["jobs"] if j["directory"] not in names]
         keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
@@ -280,32 +279,3 @@ def _at(record: Mapping[str, Any], halt: float) -> float | None:
     """The evaluation at a halt; None where the run is not so far."""
     due = halt * record.get("num_steps", float("inf"))
     return next((value for step, value in record.get("history") or () if step >= due - 1e-6), None)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        import signal
-
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"its process ended with exit code {code}"
-
-
-def _told(entry: Entry) -> dict[str, Any]:
-    pairs = (o.lstrip("+~").partition("=") for o in entry.overrides)
-    return {
-        "directory": entry.name,
-        "varies": dict(entry.varies),
-        "fixed": {k: v for k, _, v in pairs if k not in entry.varies},
-        "strategy": entry.job.choices.get("freeze", "") if entry.job else "",
-        "error": entry.error,
-        "same_as": entry.name if entry.same_as is not None else None,
-    }
-
-
-def _write_hydra(entry: Entry) -> None:
-    """What Hydra's run_job would write."""
-    home = entry.directory / ".hydra"
-    home.mkdir(parents=True, exist_ok=True)
-    for name, text in entry.hydra.items():
-        (home / name).write_text(text)

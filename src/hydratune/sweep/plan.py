@@ -33,6 +33,25 @@ class Entry:
     def name(self) -> str:
         return self.directory.name
 
+    def told(self) -> dict[str, Any]:
+        """The entry as sweep.json has it."""
+        pairs = (o.lstrip("+~").partition("=") for o in self.overrides)
+        return {
+            "directory": self.name,
+            "varies": dict(self.varies),
+            "fixed": {k: v for k, _, v in pairs if k not in self.varies},
+            "strategy": self.job.choices.get("freeze", "") if self.job else "",
+            "error": self.error,
+            "same_as": self.name if self.same_as is not None else None,
+        }
+
+    def write_hydra(self) -> None:
+        """What Hydra's run_job would write."""
+        home = self.directory / ".hydra"
+        home.mkdir(parents=True, exist_ok=True)
+        for name, text in self.hydra.items():
+            (home / name).write_text(text)
+
 
 @dataclass(frozen=True)
 class Unit:

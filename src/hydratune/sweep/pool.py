@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,14 @@ class Event:
     unit: Unit
     message: dict[str, Any]
     died: int | None = None
+
+
+def ending(code: int) -> str:
+    """What the exit code of a worker that died means."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"its process ended with exit code {code}"
 
 
 class Pool:

@@ -1,8 +1,10 @@
 """What every worker needs, imported once in the process that all of them are forked from. Nothing is computed here."""
 
-import torch._dynamo
-import torch.utils.tensorboard  # noqa: F401
+import torch._dynamo  # noqa: F401  at the first optimizer; a second of its own
 
 import hydratune.job
 import hydratune.sweep.survey
 import hydratune.sweep.worker  # noqa: F401
+from hydratune.record import tensorboard
+
+tensorboard.load()

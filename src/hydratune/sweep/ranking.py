@@ -200,17 +200,14 @@ def best_of_each(ranking: Ranking) -> list[Cell]:
 
 
 def write_tables(directory: Path, ranking: Ranking) -> None:
-    """leaderboard.csv, leaderboard.md and the link `best`."""
+    """leaderboard.csv, leaderboard.md, and in `best` the winner's name (a link would show it twice in TensorBoard)."""
     columns, rows = job_table(ranking)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([columns, *rows])
     _replace(directory / "leaderboard.csv", out.getvalue())
     _replace(directory / "leaderboard.md", markdown(ranking))
     if ranking.winner is not None:
-        link, partial = directory / "best", directory / ".best"
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(ranking.winner.directory.name)
-        partial.replace(link)
+        _replace(directory / "best", f"{ranking.winner.directory.name}\n")
 
 
 def markdown(ranking: Ranking) -> str:
