@@ -39,7 +39,7 @@ USER = """
 import os, sys
 from torch import nn
 
-def network(how: str, input_shape):
+def network(how: str, width: int, input_shape):
     class Net(nn.Module):
         in_channels = None
         head_name = "head"
@@ -223,6 +223,13 @@ def test_the_report_at_any_time(tmp_path: Path) -> None:
     assert shown.returncode == 0 and "optimizer.lr=0.02" in shown.stdout, shown.stderr
     wrong = subprocess.run([report, "nowhere"], cwd=tmp_path, capture_output=True, text=True)
     assert wrong.returncode == 2 and "no sweep has been here" in wrong.stderr
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert (
+        page.count("data:image/png;base64,") == 1
+        and "optimizer.lr=0.02" in page
+        and "http" not in page.split("<pre>")[0]
+    )
+    assert (tmp_path / "s" / "curves.png").read_bytes().startswith(b"\x89PNG")
     taken = hydratune(*TINY, "stage=finetune", "model=mlp", "init_from=best:s", "epochs=1", cwd=tmp_path)
     assert taken.returncode == 0, taken.stderr
 

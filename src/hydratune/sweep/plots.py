@@ -1,0 +1,104 @@
+"""Pictures of a sweep: a heat map for each pair of swept keys, and the learning curves of all jobs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydratune.sweep.ranking import Ranking, number
+
+
+def pictures(ranking: Ranking) -> dict[str, bytes]:
+    """Name -> PNG: `lr_x_freeze` and its like, best value over what else varies; and `curves`."""
+    keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
+    found = {f"{short(a)}_x_{short(b)}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
+    if any(r.record.get("history") for r in ranking.rows):
+        found["curves"] = _curves(ranking)
+    return found
+
+
+def short(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _ordered(keys: Sequence[str]) -> list[str]:
+    """Numbers before words, so that the map is lr x freeze and not the other way round."""
+    return sorted(keys, key=lambda k: (k == "freeze", k))
+
+
+def _values(ranking: Ranking, key: str) -> list[str]:
+    values = {dict(c.settings).get(key, "") for c in ranking.cells}
+    numeric = all(number(v) is not None for v in values)
+    return sorted(values, key=(lambda v: number(v) or 0.0) if numeric else str)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _heat_map(ranking: Ranking, across: str, down: str) -> bytes:
+    """Mean over seeds; where other keys vary too, the best over those."""
+    columns, lines = _values(ranking, across), _values(ranking, down)
+    table = [[float("nan")] * len(columns) for _ in lines]
+    for cell in reversed(ranking.cells):  # the best comes last and stays
+        settings = dict(cell.settings)
+        table[lines.index(settings.get(down, ""))][columns.index(settings.get(across, ""))] = cell.mean
+    figure, axes = _figure(1.6 + 0.9 * len(columns), 1.4 + 0.5 * len(lines))
+    image = axes.imshow(table, aspect="auto", cmap="viridis")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
+    seen = [v for row in table for v in row if v == v]
+    middle = (min(seen) + max(seen)) / 2 if seen else 0.0
+    for i, row in enumerate(table):
+        for j, value in enumerate(row):
+            if value == value:
+                color = "white" if value < middle else "black"
+                axes.text(j, i, f"{value:.3f}", ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, label=f"val {ranking.monitor}")
+    return _png(figure)
+
+
+def _curves(ranking: Ranking) -> bytes:
+    from matplotlib import colormaps
+
+    figure, axes = _figure(8.0, 4.5)
+    strategies = sorted({r.strategy for r in ranking.rows})
+    colors = {s: colormaps["tab10"](i % 10) for i, s in enumerate(strategies)}
+    named = set()
+    for row in ranking.rows:
+        history = row.record.get("history") or []
+        if history:
+            steps, values = zip(*history, strict=True)
+            label = row.strategy if row.strategy not in named else None
+            named.add(row.strategy)
+            axes.plot(steps, values, color=colors[row.strategy], label=label, linewidth=1, alpha=0.7)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"val {ranking.monitor}")
+    axes.legend(title="freeze", fontsize=8)
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def as_tensor(png: bytes) -> Tensor:
+    """[3, H, W] uint8"""
+    from torchvision.io import ImageReadMode, decode_png
+
+    return decode_png(torch.frombuffer(bytearray(png), dtype=torch.uint8), ImageReadMode.RGB)
