@@ -97,6 +97,13 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     return None
 
 
+# Hydra's plugins that hydratune has as extras: option -> extra
+PLUGINS = {
+    "hydra/sweeper": {"optuna": "optuna"},
+    "hydra/launcher": {"submitit_slurm": "submitit", "submitit_local": "submitit", "joblib": "joblib", "ray": "ray"},
+}
+
+
 def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
     """Hydra's and OmegaConf's messages, with the key, the value and the nearest right name."""
     text = "\n".join(str(e) for e in chain)
@@ -105,6 +112,12 @@ def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
         r"Could not find '([\w/@.]+)/([^'/]+)'\s+Available options in '([^']+)':\s*((?:\s*\S+\n?)+)", text
     ):
         group, option, _, listed = found.groups()
+        for plugins, extras in PLUGINS.items():
+            if (group == plugins and option in extras) or group.startswith(f"{plugins}/"):
+                extra = extras.get(option, "optuna")
+                return (
+                    f"{plugins}={option if group == plugins else 'optuna'}: pip install 'hydratune[{extra}]' brings it"
+                )
         options = [o for o in re.findall(r"^\s*([\w.-]+)\s*$", listed, re.M) if not o.startswith("_")]
         return f"{group}={option}: no such option; {_near(option, options)}"
     if found := re.search(r"Could not override '([^']+)'\.? ?(?:\s*No match in the defaults list)", text):

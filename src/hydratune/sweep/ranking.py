@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.record.progress import duration, markdown_table
+from hydratune.record.progress import markdown_table
 from hydratune.record.run import read_record
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
@@ -220,11 +220,9 @@ def markdown(ranking: Ranking) -> str:
 
 
 def summary(ranking: Ranking) -> str:
-    """How many jobs are in which state, and the time they took."""
+    """How many jobs are in which state."""
     states = [r.status for r in ranking.rows]
-    counted = ", ".join(f"{states.count(s)} {s}" for s in ORDER if s in states)
-    spent = sum(float(r.record.get("seconds") or 0) for r in ranking.rows)
-    return f"{len(states)} jobs: {counted}; {duration(spent)} in all"
+    return f"{len(states)} jobs: {', '.join(f'{states.count(s)} {s}' for s in ORDER if s in states)}"
 
 
 def _replace(path: Path, text: str) -> None:

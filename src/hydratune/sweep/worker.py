@@ -53,7 +53,7 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
         _pretrain(next(iter(unit)), connection)
         return
     with _screens(list(unit)) as screens:
-        _train(unit, screens, Telling(connection), connection)
+        _train(unit, screens, Telling(connection, lines=False), connection)
 
 
 def _pretrain(job: Job, connection: Connection) -> None:
@@ -113,12 +113,16 @@ def record_failure(directory: Path, error: BaseException | str) -> None:
 class Telling(Screen):
     """What would go to the terminal goes to whoever started this process."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, lines: bool = True) -> None:
+        """lines: whether they are told; if not they stay in this process's log."""
         super().__init__()
-        self._connection = connection
+        self._connection, self._lines = connection, lines
 
     def line(self, text: str) -> None:
-        _send(self._connection, line=text)
+        if self._lines:
+            _send(self._connection, line=text)
+        else:
+            super().line(text)
 
     def progress(self, label: str, first: int, total: int) -> LiveLine:
         return TellingLine(self._connection, self, label, first, total)
