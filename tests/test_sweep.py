@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hydratune.record import checkpoint
 from tests.conftest import TINY, hydratune
@@ -247,3 +248,25 @@ def test_two_sweeps_in_one_directory_do_not_meet(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(tmp_path: Path, key: str) -> None:
     done = hydratune("-m", *FAST, "optimizer.lr=0.01,0.02", key, cwd=tmp_path)
     assert done.returncode == 2 and key.split("=")[0] in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("how", ["uniform", "greedy"])
+def test_a_soup_is_one_more_row(tmp_path: Path, how: str) -> None:
+    done = hydratune("-m", *FAST, "optimizer.lr=0.01,0.02,0.03", f"sweep.soup={how}", "hydra.sweep.dir=s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = [r for r in rows(tmp_path / "s") if r["status"] == "soup"]
+    assert row["directory"] == f"soup-{how}" and f"{how} soup of" in row["note"] and float(row["val accuracy"]) >= 0
+    best = max(float(r["val accuracy"]) for r in rows(tmp_path / "s") if r["status"] == "complete")
+    assert how == "uniform" or float(row["val accuracy"]) >= best
+    of = record(tmp_path / "s" / f"soup-{how}")["lineage"]["of"]
+    tensors = [checkpoint.load(_best(tmp_path / "s" / name)).model for name in of]
+    mixed = checkpoint.load(tmp_path / "s" / f"soup-{how}" / "checkpoints" / "step-00000000").model
+    for name, tensor in mixed.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, torch.stack([t[name] for t in tensors]).mean(0), atol=1e-6), name
+    taken = hydratune(*TINY, "stage=finetune", "model=mlp", f"init_from=s/soup-{how}", "epochs=1", cwd=tmp_path)
+    assert taken.returncode == 0, taken.stderr
+
+
+def _best(directory: Path) -> Path:
+    return directory / record(directory)["checkpoint"]["path"]

@@ -34,6 +34,7 @@ class Conductor:
         self.screen = SweepScreen()
         self._pool = Pool(directory / ".workers")
         self._written = 0.0
+        self._soups: list[str] = []
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
         claim(directory)  # until this process ends
 
@@ -75,9 +76,31 @@ class Conductor:
             config = {**winner.job.config, "test": True, "resume": "auto"}
             tested = replace(winner, job=replace(winner.job, config=config, halt=None))
             self._work([Unit([tested])], Places(1, None), {}, quiet=True)
+        if self.settings.soup != "none":
+            self._cook(ranked)
         self._rank(everything=True)
         report.write(self.directory)
         report.show(self.directory, self.screen)
+
+    def _cook(self, ranked: ranking.Ranking) -> None:
+        """Average the complete jobs that began where the winner did, and list that as one more row."""
+        from hydratune.sweep.soup import start_of
+
+        by_directory = {e.directory: e for e in self.entries.values() if e.same_as is None and e.job is not None}
+        rows = [r for r in ranked.rows if r.status == "complete" and r.directory in by_directory]
+        if ranked.winner is None or not rows:
+            return
+        start = start_of(ranked.winner.directory)
+        alike = sorted((r for r in rows if start_of(r.directory) == start), key=lambda r: -r.value)
+        home = self.directory / f"soup-{self.settings.soup}"
+        unit = Unit([by_directory[r.directory] for r in alike])
+        for event in self._pool.run(f"soup:{self.settings.soup}:{home}", [unit], Places.of(1)):
+            self.screen.heard(event)
+            if event.died:
+                self.screen.line(f"warning: no soup: {ending(event.died)}\n{self._pool.log_of(unit)}")
+                return
+        self._soups = [home.name]
+        self._write_jobs()
 
     # ---- what there is to do
 
@@ -103,8 +126,8 @@ class Conductor:
         if record.get("asked") != (entry.job.asked if entry.job else None):
             return None
         if record.get("status") == "complete":
-            return record["metrics"][f"val_{record['monitor']}"] if halt is None else _at(record, halt)
-        return None if halt is None else _at(record, halt)
+            return record["metrics"][f"val_{record['monitor']}"] if halt is None else ranking.value_at(record, halt)
+        return None if halt is None else ranking.value_at(record, halt)
 
     def _twin(self, entry: Entry) -> Entry:
         assert entry.same_as is not None
@@ -227,7 +250,7 @@ class Conductor:
         standings = []
         for entry in entries:
             record = read_record(entry.directory)
-            value = _at(record, halt)
+            value = ranking.value_at(record, halt)
             assert entry.job is not None and value is not None
             cell = json.dumps([[k, v] for k, v in sorted(entry.varies.items()) if k != "seed"])
             last = halt * record["num_steps"] > record["last_phase"]
@@ -249,6 +272,7 @@ class Conductor:
         path = self.directory / ranking.SWEEP
         before = json.loads(path.read_text()) if path.is_file() else {"jobs": []}
         jobs = [e.told() for e in self.entries.values()]
+        jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": "soup"} for name in self._soups]
         names = {j["directory"] for j in jobs}
         jobs += [j for j in before["jobs"] if j["directory"] not in names]
         keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
@@ -273,9 +297,3 @@ class Conductor:
 
         if not self._before:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _at(record: Mapping[str, Any], halt: float) -> float | None:
-    """The evaluation at a halt; None where the run is not so far."""
-    due = halt * record.get("num_steps", float("inf"))
-    return next((value for step, value in record.get("history") or () if step >= due - 1e-6), None)

@@ -96,6 +96,12 @@ def number(text: str | None) -> float | None:
         return None
 
 
+def value_at(record: Mapping[str, Any], halt: float) -> float | None:
+    """The first evaluation at or after this share of a run's steps; None where it is not so far."""
+    due = halt * record.get("num_steps", math.inf)
+    return next((value for step, value in record.get("history") or () if step >= due - 1e-6), None)
+
+
 def read(directory: Path) -> Ranking:
     """Raises ValueError where no sweep has been."""
     path = directory / SWEEP
@@ -116,8 +122,14 @@ def read(directory: Path) -> Ranking:
             value = max((v for _, v in record.get("history") or ()), default=math.nan)
         rows.append(Row(home, job["varies"], status, value, record, job["strategy"], job.get("same_as")))
     monitor = next((r.record["monitor"] for r in rows if r.record.get("monitor")), "metric")
-    rows.sort(key=lambda r: (ORDER.index(r.status) if r.status in ORDER else 99, -r.value if r.value == r.value else 9))
+    rows.sort(key=_place)
     return Ranking(monitor, sweep["keys"], rows, _cells(rows))
+
+
+def _place(row: Row) -> tuple[int, float]:
+    """What is complete before what is not, a soup as if it were a job; then by value."""
+    status = "complete" if row.status == "soup" else row.status
+    return ORDER.index(status) if status in ORDER else len(ORDER), -row.value if row.value == row.value else math.inf
 
 
 def _claimed(directory: Path) -> bool:

@@ -32,7 +32,7 @@ def from_json(values: Mapping[str, Any]) -> Job:
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
-    """mode: train, pretrain (what the first one asks for), or survey (what each would cost). jobs: JSON."""
+    """mode: train, pretrain (what the first one asks for), survey (what each would cost), or soup:how:directory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
     signal.signal(signal.SIGTERM, _stop)
     _log_to(log)
@@ -48,6 +48,12 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
         from hydratune.sweep.survey import survey
 
         _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
+        return
+    if mode.startswith("soup:"):
+        from hydratune.sweep.soup import cook
+
+        how, _, home = mode.removeprefix("soup:").partition(":")
+        _send(connection, line=cook(list(unit), how, Path(home))["said"])
         return
     if mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
