@@ -118,6 +118,43 @@ def test_a_probe_is_trained_once(tmp_path: Path) -> None:
         assert same(weights(alone.network), weights(beside[name].network)), name
 
 
+@pytest.mark.parametrize("recipe", [SGD(0.1, momentum=0.9, weight_decay=0.1), AdamW(0.01)], ids=["sgd", "adamw"])
+def test_stacked_heads_are_each_what_it_is_alone(tmp_path: Path, recipe: Any) -> None:
+    """One product for all, a rate for each, two hundred steps: to a relative 1e-5, evaluations to the last digit."""
+    import copy
+
+    def at(rate: float) -> Any:
+        changed = copy.copy(recipe)
+        changed.lr = rate
+        return changed
+
+    rates = {"a": 0.01, "b": 0.03, "c": 0.1, "d": 1e30}
+    base, stepped = network(), []
+    nets = {n: base.fork(2) for n in rates}
+
+    class Counted(Trial):
+        def step(self, *arguments: Any) -> None:
+            stepped.append(self)
+            super().step(*arguments)
+
+    options: Any = {"steps": 200, "ema": 0.9, "clip": 1.0}
+    beside = {
+        n: trial(tmp_path, nets[n], HeadOnly(), recipe=at(r), name=f"beside-{n}", **options) for n, r in rates.items()
+    }
+    for t in beside.values():
+        t.__class__ = Counted
+    together(beside)
+    assert beside["d"].failed or not stepped  # the one that fails is taken out, the others stay one product
+    assert len(stepped) == 0
+    for name in "abc":
+        alone = trial(tmp_path, network(), HeadOnly(), recipe=at(rates[name]), name=f"alone-{name}", **options)
+        together({name: alone})
+        for key, tensor in weights(alone.network).items():
+            torch.testing.assert_close(weights(nets[name])[key], tensor, rtol=1e-5, atol=1e-6)
+        assert [h[0] for h in alone.history] == [h[0] for h in beside[name].history]
+        assert all(abs(a[1] - b[1]) < 1e-6 for a, b in zip(alone.history, beside[name].history, strict=True))
+
+
 def test_other_rates_are_no_twins(tmp_path: Path) -> None:
     nets = forks(dict.fromkeys("ab", HeadOnly()), network(), 12)
     beside = {n: trial(tmp_path, nets[n], HeadOnly(), recipe=SGD(r), name=n) for n, r in (("a", 0.1), ("b", 0.1001))}

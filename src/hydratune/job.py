@@ -157,6 +157,7 @@ class Room:
         with ExitStack() as stack:
             for member in members:
                 job = member.job
+                beside = [m.job.directory.name for m in members if m is not member]
                 try:
                     member.network.to(runtime.torch_device, runtime.chosen.memory_format)
                     made_of = self._made_of(member, origin)
@@ -171,8 +172,8 @@ class Room:
                         continue
                     if member is not carrier:
                         member = member.above(carrier.network)
-                    run = stack.enter_context(
-                        Run(job.directory, self._record(member, origin, made_of, how), member.first_step)
+                    told_of = {**self._record(member, origin, made_of, how), "beside": beside}
+                    run = stack.enter_context(Run(job.directory, told_of, member.first_step))
                     )
                     trial = Trial(
                         member.network, member.phases, dataset.task, self.spec, member.recipe, member.schedule,

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate_tails
 from hydratune.engine.settings import Cadence
+from hydratune.engine.stack import stacked
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches, Trunk, cached
 from hydratune.engine.twins import followers, take
@@ -51,14 +52,18 @@ def advance(
         # Those that would do just what another one does take over its state when somebody looks.
         led = followers(trials, step, stretch)
         cuts, train_trunk, val_cuts, val_trunk = _trunks(trials, step, train_stream, val_stream, caches)
+        stack = stacked([t for t in trials if t not in led], cuts, step)
+        singly = [t for t in trials if t not in led and (stack is None or t not in stack.trials)]
         fetched = time.perf_counter()
         for batch, features in train_trunk.batches(step, stretch):
             waited = time.perf_counter() - fetched
+            for trial in singly:
+                with trial.alone():
+                    trial.step(step, features[cuts[trial]], batch, cuts[trial])
+            if stack is not None:
+                stack.step(step, features[cuts[stack.trials[0]]], batch)
             for trial in trials:
-                if trial not in led:
-                    with trial.alone():
-                        trial.step(step, features[cuts[trial]], batch, cuts[trial])
-                    trial.meters.data += waited
+                trial.meters.data += waited
             step += 1
 
             logs = step % cadence.log_every == 0 or step == end

@@ -41,18 +41,9 @@ class Trial:
     """Steps on features that a trunk hands it. Everything it does at a step is a function of that step's number."""
 
     def __init__(
-        self,
-        network: Network,
-        phases: Sequence[Phase],
-        task: Task,
-        spec: DataSpec,
-        recipe: Recipe,
-        schedule: Schedule,
-        settings: Settings,
-        runtime: Runtime,
-        run: Run,
-        seed: int,
-    ) -> None:
+        self, network: Network, phases: Sequence[Phase], task: Task, spec: DataSpec, recipe: Recipe,
+        schedule: Schedule, settings: Settings, runtime: Runtime, run: Run, seed: int,
+    ) -> None:  # fmt: skip
         self.network, self.phases, self.task, self.spec = network, tuple(phases), task, spec
         self.recipe, self.schedule, self.settings = recipe, schedule, settings
         self.runtime, self.run, self.seed = runtime, run, seed
@@ -137,9 +128,6 @@ class Trial:
         self.prepare(step)
         phase = self.phase
         assert phase is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate_at(group["base_lr"], phase, step)
-
         started = time.perf_counter()
         micro = self.settings.accumulate
         forward = 0.0
@@ -162,6 +150,14 @@ class Trial:
             self.runtime.sum_over_ranks([*gradients, loss, samples])
             torch._foreach_div_(gradients, samples)
             loss /= samples
+        self.update(step, loss, batch, forward, time.perf_counter() - started - forward)
+
+    def update(self, step: int, loss: Tensor, batch: Batch, forward: float, backward: float) -> None:
+        """What follows the gradients; forward, backward: seconds that these took."""
+        started = time.perf_counter()
+        assert self.phase is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate_at(group["base_lr"], self.phase, step)
         for parameter, start in self._pulled:  # the gradient of l2_sp / 2 * |w - w0|^2
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=self.recipe.l2_sp)
@@ -175,7 +171,7 @@ class Trial:
         if self.settings.ema is not None:
             weight = 1 - self.settings.ema
             torch._foreach_lerp_(list(self.ema.values()), list(self._averaged.values()), weight)
-        self.meters.add(loss.detach(), norm, forward, time.perf_counter() - started - forward)
+        self.meters.add(loss.detach(), norm, forward, backward + time.perf_counter() - started)
 
     def rate_at(self, base: float, phase: Phase, step: int) -> float:
         """base: the parameter group's own; a phase's rate takes the optimizer's place in it."""

@@ -31,7 +31,8 @@ class Places:
         """auto: one per GPU, else as many as there are cores. units: no more than there is work for."""
         import torch
 
-        gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+        gpus = torch.cuda.device_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = (gpus or cores) if jobs == "auto" else int(jobs)
         count = max(min(count, units or count), 1)
         return Places(count, None if gpus else max(cores // count, 1), gpus)

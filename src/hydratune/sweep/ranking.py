@@ -97,9 +97,10 @@ def number(text: str | None) -> float | None:
 
 
 def value_at(record: Mapping[str, Any], halt: float) -> float | None:
-    """The first evaluation at or after this share of a run's steps; None where it is not so far."""
-    due = halt * record.get("num_steps", math.inf)
-    return next((value for step, value in record.get("history") or () if step >= due - 1e-6), None)
+    """The first evaluation at or after this share of a run's steps, the last of one that stopped before; else None."""
+    history, due = record.get("history") or (), halt * record.get("num_steps", math.inf)
+    found = next((value for step, value in history if step >= due - 1e-6), None)
+    return history[-1][1] if found is None and history and record.get("status") == "complete" else found
 
 
 def read(directory: Path) -> Ranking:
