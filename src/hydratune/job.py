@@ -174,7 +174,6 @@ class Room:
                         member = member.above(carrier.network)
                     told_of = {**self._record(member, origin, made_of, how), "beside": beside}
                     run = stack.enter_context(Run(job.directory, told_of, member.first_step))
-                    )
                     trial = Trial(
                         member.network, member.phases, dataset.task, self.spec, member.recipe, member.schedule,
                         member.settings, runtime, run, job.config["seed"],
