@@ -16,7 +16,7 @@ from hydratune.assemble import Job, strategy_node
 from hydratune.data.dataset import Dataset
 from hydratune.engine.settings import Settings
 from hydratune.fingerprint import differences
-from hydratune.freeze.phases import with_norms
+from hydratune.freeze.phases import checked, with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
 from hydratune.optim import Recipe, Schedule
@@ -89,7 +89,9 @@ def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
     base = network.state_dict()
     network = _adapted(network, freeze, config["seed"])
     num_steps = config["steps"] or config["epochs"] * steps_per_epoch
-    phases = with_norms(freeze.phases(network.groups, num_steps), network.groups, norm)
+    phases = with_norms(
+        checked(freeze.phases(network.groups, num_steps), network.groups, num_steps), network.groups, norm
+    )
     return Member(
         job, network, base, phases, parts["optimizer"], parts["schedule"], parts["engine"], {**strategy, "norm": norm},
         checkpoint.load(resumed) if resumed is not None else None, known,

@@ -80,11 +80,12 @@ class Recipe(ABC):
         optimizer = self.optimizer_class()
         options = dict(self.options)
         fusable = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters.values())
-        if fusable and "fused" in inspect.signature(optimizer).parameters:
+        chosen = options.keys() & {"fused", "foreach", "differentiable"}
+        if fusable and not chosen and "fused" in inspect.signature(optimizer).parameters:
             options.setdefault("fused", True)  # one kernel for all parameters rather than a few for each
         try:
             return optimizer(settings, **options)
-        except TypeError as error:
+        except (TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"optimizer.options: {error}") from None
 
 

@@ -128,7 +128,7 @@ def found(wanted: str) -> Path:
     """The path that `init_from` names; best:<sweep directory>, and the file `best` in it, lead to the winner."""
     sweep = wanted.removeprefix("best:")
     path = Path(sweep).expanduser() / "best" if sweep != wanted else Path(wanted).expanduser()
-    if path.name != "best":
+    if path.name != "best" or path.is_dir():
         return path
     if not path.is_file():
         raise ValueError(f"init_from={wanted}: no winner yet (hydratune-report {path.parent} says how far it is)")

@@ -43,7 +43,12 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
     known = _read(path)
     if key in known:
         return Precision.parse(known[key]["chosen"]), f"probed earlier on this machine ({known[key]['seen']})"
-    times = _measure(network, task, batch, runtime, candidates)
+    try:
+        times = _measure(network, task, batch, runtime, candidates)
+    except (RuntimeError, ValueError) as error:
+        # Training all of it on this batch may not fit, or not be possible (BatchNorm on one sample), where training a
+        # part of it is.
+        return candidates[0], f"could not be probed ({str(error).splitlines()[0]})"
     plain = times[candidates[0]]
     best = min(times, key=lambda c: times[c])
     chosen = best if times[best] <= GAIN * plain else candidates[0]
@@ -74,6 +79,8 @@ def _measure(
             with runtime.choose(precision).autocast():
                 outputs = trials[precision].forward(inputs)
             task.loss(outputs, batch).sum.backward()
+            for parameter in trials[precision].parameters().values():
+                parameter.grad = None
             if turn:  # the first one plans its kernels
                 times[precision].append(_now(runtime) - started)
         if turn:

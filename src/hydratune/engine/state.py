@@ -38,14 +38,17 @@ def load_optimizer_state(
     values: Mapping[str, Any],
 ) -> None:
     """The inverse. Raises ValueError for state of a parameter that is not there or does not fit."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for key, value in {**tensors, **values}.items():
         name, _, field = key.rpartition("|")
         if name not in parameters:
             raise ValueError(f"checkpoint: optimizer state of an unknown parameter, {name}")
         parameter = parameters[name]
-        if isinstance(value, Tensor) and value.ndim:  # a scalar, `step`, stays on the CPU as torch's optimizers keep it
+        group = groups[id(parameter)]
+        # A scalar, `step`, stays on the CPU as torch's optimizers keep it, unless a kernel of the device reads it.
+        if isinstance(value, Tensor) and (value.ndim or group.get("fused") or group.get("capturable")):
             value = value.to(parameter.device)
-            if value.shape == parameter.shape:  # factored state, as Adafactor's, has shapes of its own
+            if value.ndim and value.shape == parameter.shape:  # factored state, as Adafactor's, has shapes of its own
                 value = value.contiguous(memory_format=layout(parameter))
         optimizer.state[parameter][field] = value
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils._pytree import tree_map
 
 from hydratune.engine.settings import Settings
 from hydratune.engine.state import (
@@ -101,6 +102,7 @@ class Trial:
             for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
                 # momentum from before it was frozen points nowhere now
                 self.optimizer.state.pop(self.parameters[name], None)
+            self.since_best = 0
         self._mark(phase.first_step + 1)
 
     def _mark(self, step: int) -> None:
@@ -169,8 +171,8 @@ class Trial:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.settings.ema is not None:
-            weight = 1 - self.settings.ema
-            torch._foreach_lerp_(list(self.ema.values()), list(self._averaged.values()), weight)
+            with torch.no_grad():  # else every average would carry the graph of all steps before
+                torch._foreach_lerp_(list(self.ema.values()), list(self._averaged.values()), 1 - self.settings.ema)
         self.meters.add(loss.detach(), norm, forward, backward + time.perf_counter() - started)
 
     def rate_at(self, base: float, phase: Phase, step: int) -> float:
@@ -224,7 +226,8 @@ class Trial:
             self.since_best = 0
         else:
             self.since_best += 1
-        if self.settings.patience is not None and self.since_best >= self.settings.patience:
+        patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
+        if patience is not None and last and self.since_best >= patience:
             self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
         self.run.update(step=step, history=self.history)
 
@@ -291,6 +294,7 @@ class Trial:
 def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[Features, Batch]]:
     """Equal parts of a global batch; the last may be smaller."""
     size = math.ceil(len(batch.ids) / count)
+    starts = range(0, len(batch.ids), size)
     parts = zip(batch.inputs.split(size), batch.targets.split(size), batch.ids.split(size), strict=True)
-    shares = features.split(size)
+    shares = [tree_map(lambda t, a=a: t[a : a + size], features) for a in starts]
     return [(f, Batch(*part)) for f, part in zip(shares, parts, strict=True)]

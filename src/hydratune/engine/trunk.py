@@ -61,7 +61,9 @@ class Trunk:
         features, reached = inputs, 0
         for cut in self.cuts:
             if cut in self.cached:
-                features = self.cached[cut][at]
+                table = self.cached[cut]
+                assert at is not None
+                features = table[at.to(table.device)].to(self.runtime.torch_device)
             elif cut:
                 with torch.no_grad(), self.runtime.autocast():
                     features = self.network.forward(features, reached, cut)
@@ -173,7 +175,11 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
                         str(runtime.chosen), runtime.torch_device.type, torch.__version__)  # fmt: skip
         features = store.find(key)
         if features is None:
-            features = store.keep(key, rows, _computed(trunk, cut))
+            try:
+                features = store.keep(key, rows, _computed(trunk, cut))
+            except OSError as error:
+                print(f"warning: the trunk's outputs cannot be kept ({error}); they are computed for every batch")
+                continue
         kept[cut] = features.to(runtime.torch_device) if store.where == "memory" else features
     return replace(trunk, cached=kept)
 

@@ -87,6 +87,8 @@ def _layers(group: LayerGroup) -> Iterator[tuple[str, nn.Module, str]]:
         for kind, attribute in TARGETS:
             if isinstance(module, kind) and getattr(module, attribute) is not None:
                 own = f"{path}.{attribute}" if path else attribute
+                if own not in group.names:  # a weight that is parametrized already
+                    continue
                 yield group.names[own].rpartition(".")[0], module, attribute
 
 

@@ -58,6 +58,27 @@ def tiled(phases: Iterable[Phase]) -> list[Phase]:
     return kept
 
 
+def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: int) -> Sequence[Phase]:
+    """The phases of a strategy, a user's own perhaps. Raises ValueError where they cannot be trained."""
+    owned = parameter_names(groups)
+    known = {name for names in owned for name in names}
+    ends = [0, *(p.last_step for p in phases)]
+    if ends[-1] != num_steps or any(
+        p.first_step != end or p.last_step <= end for p, end in zip(phases, ends, strict=False)
+    ):
+        spans = ", ".join(f"{p.first_step}-{p.last_step}" for p in phases)
+        raise ValueError(
+            f"freeze: its phases ({spans or 'none'}) do not cover the steps 0-{num_steps} one after the other"
+        )
+    for p in phases:
+        if unknown := sorted(p.trainable - known):
+            raise ValueError(f"freeze: phase {p.name!r} trains {unknown[0]}, which this network has not")
+        first = next((i for i, names in enumerate(owned) if not p.trainable.isdisjoint(names)), None)
+        if first is None or p.cut > first:
+            raise ValueError(f"freeze: phase {p.name!r} has its cut at {p.cut}, above what it trains")
+    return phases
+
+
 def with_norms(phases: Sequence[Phase], groups: Sequence[LayerGroup], norm: str) -> list[Phase]:
     """The phases under a policy for BatchNorm in frozen groups.
 

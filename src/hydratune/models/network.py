@@ -88,7 +88,14 @@ def build_network(body: Body, head: nn.Module) -> Network:
     for name, module in body.groups:
         names = {k: by_identity.get(id(t), f"{name}.{k}") for k, t in _tensors(module)}
         groups.append(LayerGroup(name, module, names))
-    groups.append(LayerGroup("head", head, {k: f"{body.head_name}.{k}" for k, _ in _tensors(head)}))
+    names = {k: f"{body.head_name}.{k}" for k, _ in _tensors(head)}
+    taken = {n for group in groups for n in group.names.values()}.intersection(names.values())
+    if taken:
+        raise ValueError(
+            f"model: its own {min(taken)} has the name that the new head's would have; give the module a head_name other "
+            f"than {body.head_name}"
+        )
+    groups.append(LayerGroup("head", head, names))
     return Network(groups)
 
 
@@ -99,6 +106,12 @@ def as_body(model: Body | nn.Module) -> Body:
     cut = getattr(model, "layer_groups", None)
     groups = list(cut()) if cut is not None else [("body", model)]
     name = getattr(model, "head_name", "head")
+    owned = {id(p) for _, module in groups for p in module.parameters()}
+    lost = [n for n, p in model.named_parameters() if id(p) not in owned and not n.startswith(f"{name}.")]
+    if lost:
+        raise ValueError(
+            f"model: {', '.join(lost[:5])} in no layer group: neither trained nor saved; layer_groups() lacks it"
+        )
     return Body(source=model, groups=groups, head_name=name, in_channels=getattr(model, "in_channels", 3))
 
 

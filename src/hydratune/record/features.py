@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,8 @@ from torch import Tensor
 
 from hydratune.record.checkpoint import fsync, sha256
 
+PARTIAL = ".partial-"
+STALE = 24 * 3600.0  # seconds after which what a killed process left half made is removed
 _MEMORY: dict[str, Tensor] = {}  # of this process, so that jobs which follow one another share it
 
 
@@ -56,8 +61,9 @@ class FeatureStore:
             dtype = getattr(torch, meta["dtype"])
             return _mapped(path / "features.bin", meta["shape"], dtype, meta["channels_last"])
         except FileNotFoundError:
+            shutil.rmtree(path, ignore_errors=True)  # what a killed process or a tidy user left of it
             return None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
             print(f"warning: cached features {path} are damaged ({error}); they are computed again")
             shutil.rmtree(path, ignore_errors=True)
             return None
@@ -79,10 +85,11 @@ class FeatureStore:
             return features
         self.directory.mkdir(parents=True, exist_ok=True)
         self._make_room(size)
-        partial = self.directory / f".partial-{key}-{os.getpid()}"
-        partial.mkdir()
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
         try:
             path = partial / "features.bin"
+            with open(path, "wb") as file:  # a full disk is an error here; in a mapping it would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
             features = _mapped(path, shape, first.dtype, last, create=True)
             _fill(features, first, parts)
             del features
@@ -91,18 +98,25 @@ class FeatureStore:
             meta = {"shape": shape, "dtype": dtype, "channels_last": last, "sha256": sha256(path)}
             (partial / "meta.json").write_text(json.dumps(meta))
             fsync(partial / "meta.json")
-            final = self.directory / key
-            if not final.exists():  # else another process was quicker with the same rows
-                os.rename(partial, final)
+            kept = _mapped(path, shape, first.dtype, last)  # stays whole, whoever evicts it
+            with contextlib.suppress(OSError):  # another process was quicker with the same rows
+                os.rename(partial, self.directory / key)
                 fsync(self.directory)
+            return kept
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return _mapped(self.directory / key / "features.bin", shape, first.dtype, last)
 
     def _make_room(self, size: int) -> None:
         """Remove the least recently used until `size` more bytes fit under the limit."""
-        entries = sorted(self.directory.glob("*/meta.json"), key=lambda p: p.stat().st_mtime)
-        sizes = {p.parent: (p.parent / "features.bin").stat().st_size for p in entries}
+        found: list[tuple[float, Path, int]] = []
+        for path in self.directory.iterdir():
+            with contextlib.suppress(OSError):  # another process is removing it
+                if not path.name.startswith("."):
+                    used = (path / "meta.json").stat().st_mtime
+                    found.append((used, path, (path / "features.bin").stat().st_size))
+                elif time.time() - path.stat().st_mtime > STALE:
+                    shutil.rmtree(path, ignore_errors=True)
+        sizes = {path: bytes_ for _, path, bytes_ in sorted(found)}
         while sizes and sum(sizes.values()) + size > self.limit:
             oldest = next(iter(sizes))
             shutil.rmtree(oldest, ignore_errors=True)  # whoever has it mapped keeps its pages
