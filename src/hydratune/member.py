@@ -89,9 +89,8 @@ def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
     base = network.state_dict()
     network = _adapted(network, freeze, config["seed"])
     num_steps = config["steps"] or config["epochs"] * steps_per_epoch
-    phases = with_norms(
-        checked(freeze.phases(network.groups, num_steps), network.groups, num_steps), network.groups, norm
-    )
+    planned = checked(freeze.phases(network.groups, num_steps), network.groups, num_steps)
+    phases = with_norms(planned, network.groups, norm)
     return Member(
         job, network, base, phases, parts["optimizer"], parts["schedule"], parts["engine"], {**strategy, "norm": norm},
         checkpoint.load(resumed) if resumed is not None else None, known,

@@ -63,13 +63,10 @@ def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: in
     owned = parameter_names(groups)
     known = {name for names in owned for name in names}
     ends = [0, *(p.last_step for p in phases)]
-    if ends[-1] != num_steps or any(
-        p.first_step != end or p.last_step <= end for p, end in zip(phases, ends, strict=False)
-    ):
-        spans = ", ".join(f"{p.first_step}-{p.last_step}" for p in phases)
-        raise ValueError(
-            f"freeze: its phases ({spans or 'none'}) do not cover the steps 0-{num_steps} one after the other"
-        )
+    joined = all(p.first_step == end < p.last_step for p, end in zip(phases, ends, strict=False))
+    if ends[-1] != num_steps or not joined:
+        spans = ", ".join(f"{p.first_step}-{p.last_step}" for p in phases) or "none"
+        raise ValueError(f"freeze: its phases ({spans}) do not cover the steps 0-{num_steps} one after the other")
     for p in phases:
         if unknown := sorted(p.trainable - known):
             raise ValueError(f"freeze: phase {p.name!r} trains {unknown[0]}, which this network has not")
