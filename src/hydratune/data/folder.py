@@ -60,6 +60,8 @@ def decode(path: Path, size: int) -> Tensor:
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
             box = (left, top, left + side, top + side)
+            if image.mode.startswith("I"):  # 16 bits, of which a plain conversion keeps nothing above 255
+                image = Image.fromarray((np.array(image).astype(np.uint32) >> 8).astype(np.uint8))
             small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

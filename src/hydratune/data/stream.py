@@ -127,8 +127,8 @@ class Stream:
             return iter([None] * len(ids))
         read_ahead = getattr(self.split, "read_ahead", None)
         if read_ahead is not None:
-            return read_ahead(ids)
-        return (self.split.read(these) for these in ids)
+            return read_ahead([these.cpu() for these in ids])
+        return (self.split.read(these.cpu()) for these in ids)
 
     def _prepare(self, images: Tensor | None, ids: Tensor, draws: Tensor | None) -> Tensor:
         """-> [B, C, H, W] float, normalised."""

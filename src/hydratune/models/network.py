@@ -92,8 +92,8 @@ def build_network(body: Body, head: nn.Module) -> Network:
     taken = {n for group in groups for n in group.names.values()}.intersection(names.values())
     if taken:
         raise ValueError(
-            f"model: its own {min(taken)} has the name that the new head's would have; give the module a head_name other "
-            f"than {body.head_name}"
+            f"model: its own {min(taken)} has the name that the new head's would have; "
+            f"give the module another head_name than {body.head_name}"
         )
     groups.append(LayerGroup("head", head, names))
     return Network(groups)
@@ -109,9 +109,7 @@ def as_body(model: Body | nn.Module) -> Body:
     owned = {id(p) for _, module in groups for p in module.parameters()}
     lost = [n for n, p in model.named_parameters() if id(p) not in owned and not n.startswith(f"{name}.")]
     if lost:
-        raise ValueError(
-            f"model: {', '.join(lost[:5])} in no layer group: neither trained nor saved; layer_groups() lacks it"
-        )
+        raise ValueError(f"model: no layer group has {', '.join(lost[:5])}, so that nothing would train or save it")
     return Body(source=model, groups=groups, head_name=name, in_channels=getattr(model, "in_channels", 3))
 
 

@@ -88,8 +88,9 @@ class FeatureStore:
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
         try:
             path = partial / "features.bin"
-            with open(path, "wb") as file:  # a full disk is an error here; in a mapping it would kill the process
-                os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in a mapping it would kill the process
+                with open(path, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
             features = _mapped(path, shape, first.dtype, last, create=True)
             _fill(features, first, parts)
             del features

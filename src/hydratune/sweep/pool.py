@@ -9,6 +9,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,6 +62,7 @@ class Pool:
     def __init__(self, logs: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["hydratune.sweep.preload"])
+        forkserver.ensure_running()  # it imports while the jobs are composed
         self._logs = logs
         self._running: dict[Connection, tuple[BaseProcess, Unit, int]] = {}
         self._started = 0
