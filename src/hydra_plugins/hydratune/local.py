@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -15,8 +16,12 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
+        Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # a sweeper may keep its study there
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydratune.sweep.forked import context
+
+        context()  # the workers' imports begin beside ours
         from hydratune.sweep.launcher import launch
 
         return launch(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)

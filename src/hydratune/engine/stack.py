@@ -1,6 +1,7 @@
-"""Linear heads of several trials as one product: many rates of a linear probe in one pass, as DINOv2 evaluates.
+"""Linear heads of several trials as one batched product: many rates of a linear probe in one pass, as DINOv2 evaluates.
 
-The product is stacked, not the optimizer: slices of one stacked weight are the trials' own Parameters.
+The product is stacked, not the optimizer: slices of one stacked weight are the trials' own Parameters. Gradients are
+formed as F.linear forms them, so that each trial's weights are bit for bit what they are alone.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydratune.engine.trial import Trial
 from hydratune.types import Batch, Features
+
+LARGEST = 2**20  # elements of one weight: above, the products are the cost, and stacking them gains nothing
 
 
 class HeadStack:
@@ -22,42 +24,43 @@ class HeadStack:
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = list(trials)
         self._heads = [t.network.head.module for t in self.trials]
-        weight = self._stacked("weight")
-        assert weight is not None
-        self._weight = weight  # [T * K, D]
-        self._bias = self._stacked("bias")  # [T * K]
+        self._weight = self._stacked("weight")  # [T, K, D]
+        self._bias = self._stacked("bias") if self._heads[0].bias is not None else None  # [T, K]
 
     @torch.no_grad()
-    def _stacked(self, name: str) -> Tensor | None:
+    def _stacked(self, name: str) -> Tensor:
         """One tensor of all trials' parameters, which become views of it."""
         parameters = [getattr(head, name) for head in self._heads]
-        if parameters[0] is None:
-            return None
-        stacked = torch.cat(parameters)
-        for parameter, part in zip(parameters, stacked.split(len(parameters[0])), strict=True):
+        stacked = torch.stack(parameters)
+        for parameter, part in zip(parameters, stacked, strict=True):
             parameter.data = part
-        return stacked.requires_grad_()
+        return stacked
 
     def step(self, step: int, features: Features, batch: Batch) -> None:
         """What `Trial.step` does, for all of them."""
         started = time.perf_counter()
-        first = self.trials[0]
-        with first.runtime.autocast():
-            outputs = F.linear(features, self._weight, self._bias)
-        parts = outputs.split(outputs.shape[-1] // len(self.trials), dim=-1)
-        losses = [t.task.loss(part, batch) for t, part in zip(self.trials, parts, strict=True)]
+        runtime, count = self.trials[0].runtime, len(self.trials)
+        with torch.no_grad():
+            dtype = runtime.chosen.dtype
+            inputs, weight = features.to(dtype), self._weight.to(dtype)
+            every, product = inputs.expand(count, *inputs.shape), weight.transpose(1, 2)
+            bias = self._bias
+            outputs = (
+                torch.bmm(every, product) if bias is None else torch.baddbmm(bias[:, None].to(dtype), every, product)
+            )
+        outputs.requires_grad_()
+        losses = [t.task.loss(part, batch) for t, part in zip(self.trials, outputs, strict=True)]
         means = [loss.sum / loss.count for loss in losses]
         forward = time.perf_counter() - started
-        stacked = [t for t in (self._weight, self._bias) if t is not None]
-        gradients = torch.autograd.grad(torch.stack(means).sum(), stacked)
-        for name, gradient in zip(("weight", "bias"), gradients, strict=False):
-            for head, part in zip(self._heads, gradient.split(len(gradient) // len(self._heads)), strict=True):
-                getattr(head, name).grad = part
-        share = len(self.trials)
-        passed = (time.perf_counter() - started - forward) / share
+        (slopes,) = torch.autograd.grad(torch.stack(means).sum(), outputs)
+        for head, slope in zip(self._heads, slopes, strict=True):
+            head.weight.grad = slope.t().mm(inputs).float()
+            if bias is not None:
+                head.bias.grad = slope.sum(0).float()
+        backward = time.perf_counter() - started - forward
         for trial, mean in zip(self.trials, means, strict=True):
             with trial.alone():
-                trial.update(step, mean.detach(), batch, forward / share, passed)
+                trial.update(step, mean.detach(), batch, forward / count, backward / count)
 
 
 def stacked(trials: Sequence[Trial], cuts: Mapping[Trial, int], step: int) -> HeadStack | None:
@@ -65,9 +68,11 @@ def stacked(trials: Sequence[Trial], cuts: Mapping[Trial, int], step: int) -> He
     found: dict[object, list[Trial]] = {}
     for trial in trials:
         phase, head = trial.phase_at(step), trial.network.head
-        linear = type(head.module) is nn.Linear and not trial.runtime.compile
+        module = head.module
+        if type(module) is not nn.Linear or module.weight.numel() > LARGEST or module.weight.dtype != torch.float32:
+            continue
         alone = phase.trainable == frozenset(head.names.values()) and cuts[trial] == len(trial.network.groups) - 1
-        if linear and alone and trial.settings.accumulate == 1 and trial.runtime.world == 1:
-            found.setdefault(trial.recipe.optimizer_class(), []).append(trial)
+        if alone and trial.settings.accumulate == 1 and trial.runtime.world == 1 and not trial.runtime.compile:
+            found.setdefault((trial.recipe.optimizer_class(), module.bias is None), []).append(trial)
     largest = max(found.values(), key=len, default=[])
     return HeadStack(largest) if len(largest) > 1 else None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from hydratune.sweep import worker
+from hydratune.sweep.forked import context
 from hydratune.sweep.plan import Unit
 
 
@@ -60,9 +59,7 @@ class Pool:
     """Runs units, at most `places.count` at a time. Leaving it stops those that still run."""
 
     def __init__(self, logs: Path) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["hydratune.sweep.preload"])
-        forkserver.ensure_running()  # it imports while the jobs are composed
+        self._context = context()
         self._logs = logs
         self._running: dict[Connection, tuple[BaseProcess, Unit, int]] = {}
         self._started = 0
