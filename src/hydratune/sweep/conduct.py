@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,11 @@ from typing import Any
 from hydratune.origin import asked
 from hydratune.record.run import claim, read_record, write_json
 from hydratune.sweep import halving, ranking, tables
-from hydratune.sweep.plan import Entry, Unit, companies, settled, shared_out
+from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, settled, shared_out
 from hydratune.sweep.pool import Event, Places, Pool, ending
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
-from hydratune.sweep.survey import predicted
+from hydratune.sweep.survey import predicted, scaled
 from hydratune.sweep.worker import record_failure
 
 Outcome = float | str  # the metric, or why it failed
@@ -69,9 +70,8 @@ class Conductor:
             self._leave_nothing()
             return
         ranked = ranking.read(self.directory)
-        winner = next(
-            (e for e in self.entries.values() if ranked.winner and e.directory == ranked.winner.directory), None
-        )
+        best = ranked.winner.directory if ranked.winner is not None else None
+        winner = next((e for e in self.entries.values() if e.directory == best), None)
         if winner is not None and winner.job is not None and winner.job.config["test"] is not False:
             config = {**winner.job.config, "test": True, "resume": "auto"}
             tested = replace(winner, job=replace(winner.job, config=config, halt=None))
@@ -106,9 +106,7 @@ class Conductor:
 
     def _settled(self, entries: Sequence[Entry]) -> list[Entry]:
         """Known again by what they ask for, with `resume=auto`, and asked only once each."""
-        known: dict[Path, Mapping[str, Any]] = {}
-        for path in self.directory.glob("*/run.json"):
-            known[path.parent] = json.loads(path.read_text())
+        known = {p.parent: read_record(p.parent) for p in self.directory.glob("*/run.json")}
         result = []
         for entry in entries:
             if entry.job is not None:
@@ -125,9 +123,9 @@ class Conductor:
         record = read_record(entry.directory)
         if record.get("asked") != (entry.job.asked if entry.job else None):
             return None
-        if record.get("status") == "complete":
-            return record["metrics"][f"val_{record['monitor']}"] if halt is None else ranking.value_at(record, halt)
-        return None if halt is None else ranking.value_at(record, halt)
+        if halt is not None:
+            return ranking.value_at(record, halt)
+        return record["metrics"][f"val_{record['monitor']}"] if record.get("status") == "complete" else None
 
     def _twin(self, entry: Entry) -> Entry:
         assert entry.same_as is not None
@@ -144,8 +142,8 @@ class Conductor:
                 left.append(entry)
             else:
                 self.outcomes[entry.number] = metric
-        if len(left) < len(entries):
-            self.screen.line(f"{len(entries) - len(left)} of {len(entries)} jobs are as far already")
+        if done := len(entries) - len(left):
+            self.screen.line(f"{done} of {len(entries)} jobs are as far already")
         left = self._pretrained(left)
         if not left:
             return
@@ -191,12 +189,14 @@ class Conductor:
             if not costs or len(groups) >= 2 * places.count:
                 units.append(Unit(group))
                 continue
-            seconds = {e.number: costs[e.number].get("seconds", 0.0) for e in group}
             forks = {e.number: costs[e.number].get("fork", 0) for e in group}
-            parts = shared_out(group, places.count, seconds, forks)
+            parts = shared_out(group, places.count, forks, lambda es: predicted([costs[e.number] for e in es]))
             units += [Unit(part) for part in parts]
         units.sort(key=lambda u: -sum(costs.get(e.number, {}).get("seconds", 0.0) for e in u.entries))
-        return units, Places.of(self.settings.jobs, len(units)), costs
+        found = Places.of(self.settings.jobs, len(units))
+        if found.count < places.count:  # the cores of workers that are not needed go to those that are
+            costs = {n: scaled(c, found.count / (ALL_CORES * places.count)) for n, c in costs.items()}
+        return units, found, costs
 
     def _survey(self, groups: Sequence[Sequence[Entry]], places: Places) -> dict[int, Any]:
         costs: dict[int, Any] = {}
@@ -208,8 +208,11 @@ class Conductor:
         """Have them run; one whose worker dies, or whose company ends it, starts again alone from its checkpoint."""
         units = list(units)
         waiting = {e.number: e for u in units for e in u.entries}
-        known = [[costs[e.number] for e in u.entries if "phases" in costs.get(e.number, {})] for u in units]
-        expected = sum(map(predicted, known)) / places.count if costs else None
+        expected = (
+            sum(predicted([costs.get(e.number, {}) for e in u.entries]) for u in units) / places.count
+            if costs
+            else None
+        )
         with self.screen.running(len(waiting), expected, quiet):
             for event in self._pool.run("train", units, places):
                 self.screen.heard(event)
@@ -293,7 +296,5 @@ class Conductor:
 
     def _leave_nothing(self) -> None:
         """A dry run writes nothing: what it and Hydra's sweeper made is taken away."""
-        import shutil
-
         if not self._before:
             shutil.rmtree(self.directory, ignore_errors=True)

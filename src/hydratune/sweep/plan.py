@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,25 +119,37 @@ def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(found.values())
 
 
-def shared_out(
-    entries: Sequence[Entry], parts: int, cost: Mapping[int, float], fork: Mapping[int, int]
-) -> list[list[Entry]]:
-    """The entries of one company in at most `parts` units of about equal cost; those with one fork stay together.
+ALL_CORES = (
+    0.8  # of what a worker gains when it is given the others' cores as well: threads of one job wait for another
+)
 
-    cost, fork: by an entry's number, seconds and the first group that it ever changes. What is above 0 shares a trunk.
+
+def shared_out(
+    entries: Sequence[Entry], parts: int, fork: Mapping[int, int], seconds: Callable[[Sequence[Entry]], float]
+) -> list[list[Entry]]:
+    """The entries of one company in at most `parts` units, arranged so that the last one is done soonest.
+
+    fork: by an entry's number, the first group that it ever changes; what is above 0 shares a trunk with its like.
+    seconds: what entries take side by side. Tried are one unit with all cores, those with one fork kept together, and
+    each wherever there is room.
     """
     clusters: dict[int, list[Entry]] = {}
     for entry in entries:
         clusters.setdefault(fork[entry.number], []).append(entry)
-    items = [[e] for e in clusters.pop(0, ())]
-    limit = 1.1 * sum(cost[e.number] for e in entries) / parts
-    for cluster in clusters.values():
-        whole = sum(cost[e.number] for e in cluster) <= limit  # else it is more than one worker's share
-        items += [cluster] if whole else [[e] for e in cluster]
+    together = [*(c for f, c in clusters.items() if f), *([e] for e in clusters.get(0, ()))]
+    arrangements = [_packed(items, parts, seconds) for items in (together, [[e] for e in entries])]
+    best = min(arrangements, key=lambda units: max(map(seconds, units)))
+    if seconds(entries) / (ALL_CORES * parts) <= max(map(seconds, best)):
+        return [list(entries)]
+    return best
+
+
+def _packed(items: Sequence[list[Entry]], parts: int, seconds: Callable[[Sequence[Entry]], float]) -> list[list[Entry]]:
+    """The longest first, each to the unit that has least."""
     units: list[list[Entry]] = [[] for _ in range(min(parts, len(items)))]
     loads = [0.0] * len(units)
-    for item in sorted(items, key=lambda i: -sum(cost[e.number] for e in i)):
+    for item in sorted(items, key=lambda i: -seconds(i)):
         least = loads.index(min(loads))
         units[least] += item
-        loads[least] += sum(cost[e.number] for e in item)
+        loads[least] = seconds(units[least])
     return [sorted(unit, key=lambda e: e.number) for unit in units]

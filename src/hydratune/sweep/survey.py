@@ -55,8 +55,17 @@ def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
     return result
 
 
+def scaled(cost: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The same cost where everything takes `factor` times as long."""
+    if "phases" not in cost:
+        return dict(cost)
+    phases = [(a, b, cut, above * factor, below * factor) for a, b, cut, above, below in cost["phases"]]
+    return {**cost, "phases": phases, "seconds": cost["seconds"] * factor, "look": cost["look"] * factor}
+
+
 def predicted(costs: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of jobs side by side: each one's own part, and the trunk once for all that it serves."""
+    costs = [c for c in costs if "phases" in c]
     total, marks = 0.0, sorted({m for c in costs for a, b, *_ in c["phases"] for m in (a, b)})
     for first, last in pairwise(marks):
         below = [0.0]
