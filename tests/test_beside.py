@@ -19,6 +19,7 @@ from hydratune.models.network import Network
 from hydratune.optim import SGD, AdamW, Cosine
 from hydratune.record import checkpoint
 from hydratune.record.features import FeatureStore
+from hydratune.runtime import Precision, Runtime
 from tests.test_job import scalars
 from tests.tiny import Silent, network, same, stream, trial, weights
 
@@ -118,8 +119,9 @@ def test_a_probe_is_trained_once(tmp_path: Path) -> None:
         assert same(weights(alone.network), weights(beside[name].network)), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("recipe", [SGD(0.1, momentum=0.9, weight_decay=0.1), AdamW(0.01)], ids=["sgd", "adamw"])
-def test_stacked_heads_are_each_what_it_is_alone(tmp_path: Path, recipe: Any) -> None:
+def test_stacked_heads_are_each_what_it_is_alone(tmp_path: Path, recipe: Any, dtype: torch.dtype) -> None:
     """One product for all, a rate for each, two hundred steps: bit for bit."""
     import copy
 
@@ -137,7 +139,8 @@ def test_stacked_heads_are_each_what_it_is_alone(tmp_path: Path, recipe: Any) ->
             stepped.append(self)
             super().step(*arguments)
 
-    options: Any = {"steps": 200, "ema": 0.9, "clip": 1.0}
+    runtime = Runtime(precision="fp32", keep_memory=False).choose(Precision(dtype))
+    options: Any = {"steps": 200, "ema": 0.9, "clip": 1.0, "runtime": runtime}
     beside = {
         n: trial(tmp_path, nets[n], HeadOnly(), recipe=at(r), name=f"beside-{n}", **options) for n, r in rates.items()
     }
