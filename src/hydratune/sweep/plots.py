@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hydratune.sweep.ranking import Ranking, number
@@ -99,6 +101,5 @@ def _curves(ranking: Ranking) -> bytes:
 
 def as_tensor(png: bytes) -> Tensor:
     """[3, H, W] uint8"""
-    from torchvision.io import ImageReadMode, decode_png
-
-    return decode_png(torch.frombuffer(bytearray(png), dtype=torch.uint8), ImageReadMode.RGB)
+    image = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+    return torch.from_numpy(image).permute(2, 0, 1)
