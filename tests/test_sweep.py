@@ -189,7 +189,7 @@ def test_interrupt_stops_all_within_seconds(tmp_path: Path) -> None:
 def test_dry_run_shows_what_is_shared_and_writes_nothing(tmp_path: Path) -> None:
     done = hydratune(
         "-m", *FINETUNE, "model=resnet9_w16", "freeze=none,head_only", "optimizer.lr=0.01,0.03", "dry_run=true",
-        cwd=tmp_path,
+        "sweep.jobs=1", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "the trunk below head with" in done.stdout and "about" in done.stdout and "times as fast" in done.stdout
