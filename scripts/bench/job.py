@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -60,14 +61,19 @@ def main() -> None:
             elapsed = seconds(command)
             if turn:
                 seen[name].append(elapsed)
-    table = Table(title=f"seconds for three jobs, {repeats} repeats; {cpu_name()}")
+    show(f"seconds for three jobs, {repeats} repeats; {cpu_name()}", seen)
+
+
+def show(title: str, seen: Mapping[str, Sequence[float]]) -> None:
+    """Seconds of each, and how many times as fast hydratune is in the same turn."""
+    table = Table(title=title)
     for column in ("who", "median", "min", "max", "hydratune is x times as fast: median", "min", "max"):
         table.add_column(column, justify="left" if column == "who" else "right")
     for name, values in seen.items():
         ratios = [v / o for v, o in zip(values, seen["hydratune"], strict=True)]
         numbers = [f"{f(values):.1f}" for f in (statistics.median, min, max)]
-        table.add_row(name, *numbers, *(f"{f(ratios):.1f}" for f in (statistics.median, min, max)))
-    Console(width=120).print(table)
+        table.add_row(name, *numbers, *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)))
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from job import show
 
 from hydratune.runtime import cpu_name
 
@@ -88,14 +87,7 @@ def compare(title: str, commands: dict[str, list[str]], jobs: int, rounds: int) 
             found = re.search(rf"{jobs} jobs, about (\d+):(\d+)", said)
             if name == "hydratune" and found:
                 expected.append((60 * int(found[1]) + int(found[2])) / elapsed)
-    table = Table(title=f"{title}: seconds for {jobs} jobs, {rounds} rounds; {cpu_name()}")
-    for column in ("who", "median", "min", "max", "hydratune is x times as fast: median", "min", "max"):
-        table.add_column(column, justify="left" if column == "who" else "right")
-    for name, values in seen.items():
-        ratios = [v / o for v, o in zip(values, seen["hydratune"], strict=True)]
-        numbers = [f"{f(values):.1f}" for f in (statistics.median, min, max)]
-        table.add_row(name, *numbers, *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)))
-    Console(width=140).print(table)
+    show(f"{title}: seconds for {jobs} jobs, {rounds} rounds; {cpu_name()}", seen)
     if expected:
         print(f"what the planner predicted / what it took: {', '.join(f'{e:.2f}' for e in expected)}")
 

@@ -114,10 +114,8 @@ def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
         group, option, _, listed = found.groups()
         for plugins, extras in PLUGINS.items():
             if (group == plugins and option in extras) or group.startswith(f"{plugins}/"):
-                extra = extras.get(option, "optuna")
-                return (
-                    f"{plugins}={option if group == plugins else 'optuna'}: pip install 'hydratune[{extra}]' brings it"
-                )
+                named = option if group == plugins else "optuna"
+                return f"{plugins}={named}: pip install 'hydratune[{extras[named]}]' brings it"
         options = [o for o in re.findall(r"^\s*([\w.-]+)\s*$", listed, re.M) if not o.startswith("_")]
         return f"{group}={option}: no such option; {_near(option, options)}"
     if found := re.search(r"Could not override '([^']+)'\.? ?(?:\s*No match in the defaults list)", text):

@@ -94,28 +94,40 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
     )
 
 
-def _pretraining(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pretraining(job: Job, digests: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the configuration of the job's pretraining, what determines its weights)"""
     config = {**job.config, **job.config["pretrain"], "stage": "pretrain", "init_from": None, "resume": "auto"}
     config["dry_run"] = False
     config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
-    data: Dataset = construct.construct(config["dataset"], "pretrain.dataset", job.trust)
     runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
-    return config, content(config, None, data.files(), runtime.precision)
+    files = _digest(config["dataset"], "pretrain.dataset", job, digests)
+    return config, content(config, None, files, runtime.precision)
 
 
-def asked(job: Job) -> str:
-    """Fingerprint of what the job asks for; known before its origin is, so that a sweep knows its jobs again."""
+def _digest(node: Mapping[str, Any], where: str, job: Job, digests: dict[str, str]) -> str:
+    """Of a data set's files, looked at once."""
+    key = json.dumps([node, list(job.trust)], sort_keys=True, default=str)
+    if key not in digests:
+        data: Dataset = construct.construct(node, where, job.trust)
+        digests[key] = data.files()
+    return digests[key]
+
+
+def asked(job: Job, digests: dict[str, str]) -> str:
+    """Fingerprint of what the job asks for; known before its origin is, so that a sweep knows its jobs again.
+
+    digests: of the files of data sets that were looked at before; is added to.
+    """
     config, wanted = job.config, job.config["init_from"]
-    data: Dataset = construct.construct(config["dataset"], "dataset", job.trust)
-    origin = None if wanted is None else _asked_origin(job, wanted)
+    origin = None if wanted is None else _asked_origin(job, wanted, digests)
+    files = _digest(config["dataset"], "dataset", job, digests)
     freeze = {**strategy_node(config["freeze"], job.sweep), "norm": config["freeze"].get("norm") or "frozen"}
-    return fingerprint(content({**config, "freeze": freeze}, origin, data.files(), config["runtime"]["precision"]))
+    return fingerprint(content({**config, "freeze": freeze}, origin, files, config["runtime"]["precision"]))
 
 
-def _asked_origin(job: Job, wanted: str) -> str:
+def _asked_origin(job: Job, wanted: str, digests: dict[str, str]) -> str:
     if wanted == "auto":
-        return f"pretraining {fingerprint(_pretraining(job)[1])}"
+        return f"pretraining {fingerprint(_pretraining(job, digests)[1])}"
     path = found(wanted)
     if (path / "checkpoints").is_dir():
         path = best_checkpoint(path)
@@ -137,7 +149,7 @@ def found(wanted: str) -> Path:
 
 def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -> Path:
     """The finished run that the `pretrain` node describes: found by its fingerprint, or made now, by one process."""
-    config, wanted_content = _pretraining(job)
+    config, wanted_content = _pretraining(job, {})
     wanted = fingerprint(wanted_content)
     outputs = Path(config["outputs"])
     home = outputs / "pretrain"

@@ -82,6 +82,11 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, whoever reads it meanwhile."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)

@@ -18,7 +18,7 @@ from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, settled, sha
 from hydratune.sweep.pool import Event, Places, Pool, ending
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
-from hydratune.sweep.survey import predicted, scaled
+from hydratune.sweep.survey import makespan, predicted, scaled
 from hydratune.sweep.worker import record_failure
 
 Outcome = float | str  # the metric, or why it failed
@@ -36,6 +36,7 @@ class Conductor:
         self._pool = Pool(directory / ".workers")
         self._written = 0.0
         self._soups: list[str] = []
+        self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
         claim(directory)  # until this process ends
 
@@ -111,7 +112,9 @@ class Conductor:
         for entry in entries:
             if entry.job is not None:
                 try:
-                    job = replace(entry.job, asked=asked(entry.job), config={**entry.job.config, "resume": "auto"})
+                    job = replace(
+                        entry.job, asked=asked(entry.job, self._digests), config={**entry.job.config, "resume": "auto"}
+                    )
                     entry = replace(entry, job=job)
                 except Exception as error:
                     entry = replace(entry, job=None, error=f"{error}")
@@ -208,12 +211,8 @@ class Conductor:
         """Have them run; one whose worker dies, or whose company ends it, starts again alone from its checkpoint."""
         units = list(units)
         waiting = {e.number: e for u in units for e in u.entries}
-        expected = (
-            sum(predicted([costs.get(e.number, {}) for e in u.entries]) for u in units) / places.count
-            if costs
-            else None
-        )
-        with self.screen.running(len(waiting), expected, quiet):
+        seconds = makespan([predicted([costs.get(e.number, {}) for e in u.entries]) for u in units], places.count)
+        with self.screen.running(len(waiting), seconds or None, quiet):
             for event in self._pool.run("train", units, places):
                 self.screen.heard(event)
                 self._hear(event, units, waiting)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydratune import command, construct
 from hydratune.assemble import make_job, validate
 from hydratune.sweep.conduct import Conductor
-from hydratune.sweep.plan import Entry, directory_name, plain
+from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
 from hydratune.sweep.settings import SweepSettings
 
 _CONDUCTORS: dict[Path, Conductor] = {}  # of this process: a sweeper such as Optuna's launches many times
@@ -47,7 +47,7 @@ def launch(
     failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
     error = None
     if failures:
-        named = "; ".join(f"{_name(conductor, n)}: {why}" for n, why in list(failures.items())[:8])
+        named = "; ".join(f"{conductor.entries[n].name}: {why}" for n, why in list(failures.items())[:8])
         error = JobFailed(
             f"{len(failures)} of {len(entries)} jobs failed: {named}{' ...' if len(failures) > 8 else ''}. "
             f"Each has its traceback.txt; the same command with hydra.sweep.dir={directory} tries them again"
@@ -68,10 +68,6 @@ def conclude() -> None:
     for conductor in _CONDUCTORS.values():
         conductor.conclude()
     _CONDUCTORS.clear()
-
-
-def _name(conductor: Conductor, number: int) -> str:
-    return conductor.entries[number].name
 
 
 def _settings(master: DictConfig) -> SweepSettings:
@@ -103,7 +99,7 @@ def _entry(
         config = loader.load_sweep_config(master, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-            config.hydra.job.override_dirname = ",".join(f"{k}={v}" for k, v in sorted(varies.items())) or "job"
+            config.hydra.job.override_dirname = override_dirname(varies)
         HydraConfig.instance().set_config(config)
         home = directory / str(OmegaConf.select(config, "hydra.sweep.subdir"))
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):

@@ -65,9 +65,14 @@ class Unit:
         return f"{self.entries[0].name}{more}"
 
 
+def override_dirname(varies: Mapping[str, str]) -> str:
+    """`freeze=lp_ft,optimizer.lr=0.001,seed=2`, as Hydra calls what a directory's name is made of."""
+    return ",".join(f"{k}={v}" for k, v in sorted(varies.items())) or "job"
+
+
 def directory_name(varies: Mapping[str, str]) -> str:
-    """`freeze=lp_ft,optimizer.lr=0.001,seed=2`; what is strange or too long gets a hash."""
-    return safe_name(",".join(f"{k}={plain(v)}" for k, v in sorted(varies.items())) or "job")
+    """The same for every file system; what is strange or too long gets a hash."""
+    return safe_name(override_dirname(varies))
 
 
 def plain(value: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.record.progress import markdown_table
-from hydratune.record.run import read_record
+from hydratune.record.run import read_record, write_text
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
 ORDER = ("complete", "soup", "running", "paused", "stopped", "interrupted", "failed", "waiting")
@@ -217,10 +217,10 @@ def write_tables(directory: Path, ranking: Ranking) -> None:
     columns, rows = job_table(ranking)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([columns, *rows])
-    _replace(directory / "leaderboard.csv", out.getvalue())
-    _replace(directory / "leaderboard.md", markdown(ranking))
+    write_text(directory / "leaderboard.csv", out.getvalue())
+    write_text(directory / "leaderboard.md", markdown(ranking))
     if ranking.winner is not None:
-        _replace(directory / "best", f"{ranking.winner.directory.name}\n")
+        write_text(directory / "best", f"{ranking.winner.directory.name}\n")
 
 
 def markdown(ranking: Ranking) -> str:
@@ -236,9 +236,3 @@ def summary(ranking: Ranking) -> str:
     """How many jobs are in which state."""
     states = [r.status for r in ranking.rows]
     return f"{len(states)} jobs: {', '.join(f'{states.count(s)} {s}' for s in ORDER if s in states)}"
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text)
-    partial.replace(path)

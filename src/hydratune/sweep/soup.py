@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from hydratune.assemble import Job
 from hydratune.engine.evaluate import evaluate
 from hydratune.freeze.lora import merged
 from hydratune.job import gather
+from hydratune.origin import best_checkpoint
 from hydratune.record import checkpoint
 from hydratune.record.run import read_record, write_json
 from hydratune.runtime import Precision
@@ -26,11 +26,11 @@ def start_of(directory: Path) -> str:
     return json.dumps([made["model"], made["origin"], record["seed"]], sort_keys=True)
 
 
-def cook(jobs: Sequence[Job], how: str, directory: Path) -> dict[str, Any]:
+def cook(jobs: Sequence[Job], how: str, directory: Path) -> str:
     """Average the best weights of complete jobs, the best of them first; validate; keep it as a run of its own.
 
-    how: uniform takes all; greedy adds one where validation does not lose by it (the paper's recipe 1). The running
-    statistics of BatchNorm are averaged like weights.
+    Returns what was done. how: uniform takes all; greedy adds one where validation does not lose by it (the paper's
+    recipe 1). The running statistics of BatchNorm are averaged like weights.
     """
     room, network, _, _ = gather(jobs[:1])
     task = room.dataset.task
@@ -53,6 +53,7 @@ def cook(jobs: Sequence[Job], how: str, directory: Path) -> dict[str, Any]:
             taken.append(job)
     state = {"step": 0, "best": {"step": 0}, "classes": list(room.spec.class_names)}
     path = checkpoint.save(directory / "checkpoints", 0, checkpoint.Snapshot(weights, state=state))
+    said = f"{how} soup of {len(taken)} of {len(jobs)} jobs"
     record = {
         "stage": jobs[0].config["stage"],
         "status": "soup",
@@ -62,18 +63,17 @@ def cook(jobs: Sequence[Job], how: str, directory: Path) -> dict[str, Any]:
         "best_step": 0,
         "made_of": {"model": jobs[0].config["model"]},
         "lineage": {"soup": how, "of": [job.directory.name for job in taken]},
-        "error": f"{how} soup of {len(taken)} of {len(jobs)} jobs",
+        "error": said,
         "ended": story.now(),
         "checkpoint": {"path": f"checkpoints/{path.name}", "sha256": checkpoint.model_hash(path)},
     }
     write_json(directory / "run.json", record)
-    return {"metric": values[task.monitor], "said": record["error"]}
+    return said
 
 
 def _weights(job: Job) -> dict[str, Tensor]:
     """Of the best evaluation, averaged ones where there are any, with low-rank updates merged in."""
-    step = read_record(job.directory)["best_step"]
-    snapshot = checkpoint.load(job.directory / "checkpoints" / f"step-{step:08d}")
+    snapshot = checkpoint.load(best_checkpoint(job.directory))
     return merged({**snapshot.model, **snapshot.ema})
 
 

@@ -87,3 +87,11 @@ def predicted(costs: Sequence[Mapping[str, Any]]) -> float:
         + sum(c["looks"] * c["look"] for c in costs if not c["fork"] or c["fork"] < lowest)
         + max((c["looks"] * c["look"] for c in costs if c["fork"] and c["fork"] == lowest), default=0.0)
     )
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Until the last of these units is done, each begun by the first worker that is free."""
+    loads = [0.0] * max(workers, 1)
+    for value in seconds:
+        loads[loads.index(min(loads))] += value
+    return max(loads)

@@ -8,7 +8,7 @@ from typing import Any
 from hydratune.record.progress import Screen, duration
 from hydratune.sweep.plan import Entry, Unit
 from hydratune.sweep.pool import Places
-from hydratune.sweep.survey import predicted
+from hydratune.sweep.survey import makespan, predicted
 
 
 def show_plan(
@@ -31,13 +31,13 @@ def show_plan(
             rows.append((entry.number, entry.name, str(number), _shares(entry, unit, costs), seconds))
     screen.table("jobs", ("job", "directory", "worker's unit", "shares", "alone about"), rows)
     for unit in units:
-        known = [costs[e.number] for e in unit.entries if "phases" in costs.get(e.number, {})]
+        known = [costs.get(e.number, {}) for e in unit.entries]
         together.append(predicted(known))
-        apart.append(sum(c["seconds"] for c in known))
+        apart.append(sum(c.get("seconds", 0.0) for c in known))
     if units:
         gain = f", {sum(apart) / sum(together):.2f} times as fast as one by one" if sum(together) else ""
         threads = f"{places.threads} threads each" if places.threads else "a GPU each"
-        screen.line(f"{places.count} at a time, {threads}: about {duration(_longest(together, places.count))}{gain}")
+        screen.line(f"{places.count} at a time, {threads}: about {duration(makespan(together, places.count))}{gain}")
     screen.line("dry run: nothing is trained or written")
 
 
@@ -57,10 +57,3 @@ def _shares(entry: Entry, unit: Unit, costs: Mapping[int, Any]) -> str:
 def _listed(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:6]))
     return shown + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")
-
-
-def _longest(seconds: Sequence[float], workers: int) -> float:
-    loads = [0.0] * max(workers, 1)
-    for value in seconds:
-        loads[loads.index(min(loads))] += value
-    return max(loads)

@@ -53,7 +53,7 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
         from hydratune.sweep.soup import cook
 
         how, _, home = mode.removeprefix("soup:").partition(":")
-        _send(connection, line=cook(list(unit), how, Path(home))["said"])
+        _send(connection, line=cook(list(unit), how, Path(home)))
         return
     if mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
