@@ -174,13 +174,20 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
 def test_interrupt_stops_all_within_seconds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hydratune", "-m", *FAST, "epochs=100000", "optimizer.lr=0.01,0.02",
                "sweep.share=off", "hydra.sweep.dir=s"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("s/*/checkpoints/step-*/manifest.json")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("s/*/checkpoints/step-*/manifest.json")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()  # nothing that trains for ever is left behind by a test that fails
     assert process.returncode == 130 and "interrupted" in errors
     statuses = {record(p.parent)["status"] for p in tmp_path.glob("s/*/run.json")}
     assert statuses == {"interrupted"}
