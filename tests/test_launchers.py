@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_optuna_tolerates_failures(tmp_path: Path) -> None:
             ["hydra.launcher.cpus_per_task=1"],
         ),
         ("joblib", "hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
-        pytest.param("ray", "hydra_ray_launcher", ["hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.slow),
+        pytest.param("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.slow),
         ("basic", "hydratune", []),
     ],
 )
@@ -70,6 +71,45 @@ def test_each_job_is_a_process_of_its_own(tmp_path: Path, launcher: str, package
     assert done.returncode == 0, done.stdout + done.stderr
     names = complete(tmp_path / "s")
     assert len(names) == 2 and all("optimizer.lr=0.0" in n for n in names), names
+
+
+SBATCH = """#!/usr/bin/env bash
+# Starts the array's jobs, as sbatch would, and comes back at once; what was asked of the cluster stays beside.
+cp "$1" "$SUBMITTED"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+for i in $(seq 0 "${last:-0}"); do
+  SLURM_JOB_ID=7$i SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 \\
+    SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here nohup bash "$1" > "$SUBMITTED.$i" 2>&1 &
+done
+echo Submitted batch job 7
+"""
+SRUN = """#!/usr/bin/env bash
+while [ ! -x "$1" ]; do shift; done
+exec "$@"
+"""
+SACCT = """#!/usr/bin/env bash
+echo 'JobID|State|NodeList'
+for i in 0 1; do echo "7_$i|COMPLETED|here"; done
+"""
+
+
+def test_slurm_is_asked_for_what_was_said(tmp_path: Path) -> None:
+    """Slurm's commands are stand-ins that run the batch file at once; all above them is the real thing."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "bin").mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT}.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = hydratune(
+        "-m", *SMALL, "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=9",
+        "hydra.launcher.cpus_per_task=1", "optimizer.lr=0.01,0.02", "hydra.sweep.dir=s", cwd=tmp_path,
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", SUBMITTED=str(tmp_path / "batch"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "batch.0").read_text()
+    batch = (tmp_path / "batch").read_text()
+    for asked in ("--partition=gpu", "--time=9", "--cpus-per-task=1", "--array=0-1"):
+        assert f"#SBATCH {asked}" in batch, batch
+    assert len(complete(tmp_path / "s")) == 2
 
 
 def test_what_is_absent_says_what_installs_it(tmp_path: Path) -> None:

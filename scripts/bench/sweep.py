@@ -4,7 +4,8 @@
 
 ResNet-20, 2,000 real images and 1,000 of validation, batches of 64, flips and crops. The peer is the same jobs through
 Lightning and Hydra's BasicLauncher (peers/lightning_finetune.py), as shipped and tuned. All take turns.
-full: 24 jobs; ours, with sharing off, with halving, the peer shipped and tuned.
+full: 24 jobs; ours, with sharing off, with halving, the peer shipped and tuned. Four of ours are then run alone.
+quality: the grid over three seeds in full and halved: whether halving finds a cell as good as the best.
 head: the six head_only jobs; cached: the same for 20 epochs without augmentation; nothing: 16 jobs of one step.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import statistics
@@ -25,6 +27,7 @@ from pathlib import Path
 from job import show
 
 from hydratune.runtime import cpu_name
+from hydratune.sweep import ranking
 
 DATA = Path(os.environ.get("HYDRATUNE_DATA", "data")).absolute() / "cifar10_12k"
 RATES = "1e-3,3e-3,1e-2,3e-2,1e-1,3e-1"
@@ -65,15 +68,49 @@ def peer(home: Path, epochs: int, augment: bool, strategies: str, tuned: bool) -
 
 def seconds(command: list[str], jobs: int) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as home:
-        started = time.perf_counter()
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True)
-        elapsed = time.perf_counter() - started
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        found = list(Path(home).glob("outputs/sweeps/*/*/run.json")) or list(
-            Path(home).glob("multirun/**/checkpoints/last.ckpt")
+        return run(command, jobs, Path(home))
+
+
+def run(command: list[str], jobs: int, home: Path) -> tuple[float, str]:
+    """(seconds, what it printed); its directories are left in `home`."""
+    home.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True)
+    elapsed = time.perf_counter() - started
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    found = list(home.glob("outputs/sweeps/*/*/run.json")) or list(home.glob("multirun/**/checkpoints/last.ckpt"))
+    assert len(found) == jobs, (len(found), command)
+    return elapsed, done.stdout
+
+
+def rerun_alone(command: list[str], jobs: int, home: Path) -> None:
+    """Four jobs of a sweep, picked at random, run again one by one: weights and every evaluation are to be equal."""
+    run(command, jobs, home)
+    for path in random.Random(0).sample(sorted(home.glob("outputs/sweeps/*/*/run.json")), 4):
+        known = json.loads(path.read_text())
+        threads = f"runtime.threads={known['runtime']['threads']}"
+        alone = home / "alone" / path.parent.name
+        subprocess.run(
+            hydratune(*known["overrides"], threads, f"hydra.run.dir='{alone}'"), cwd=home, check=True,
+            capture_output=True,
+        )  # fmt: skip
+        again = json.loads((alone / "run.json").read_text())
+        equal = all(known[k] == again[k] for k in ("history", "checkpoint"))
+        print(f"alone again: {path.parent.name}: {'equal bit for bit' if equal else 'DIFFERS'}", flush=True)
+
+
+def quality(home: Path, epochs: int) -> None:
+    """Where the cell that halving chooses stands in the full grid."""
+    grid = (f"freeze={STRATEGIES}", "seed=1,2,3")
+    for name, more in (("whole", ()), ("halved", ("sweep.halving.factor=3",))):
+        run(ours(home, epochs, True, *grid, *more), 72, home / name)
+    whole, halved = (ranking.read(next((home / n / "outputs" / "sweeps").iterdir())) for n in ("whole", "halved"))
+    best, chosen = whole.cells[0], next(c for c in whole.cells if c.settings == halved.cells[0].settings)
+    for said, cell in (("best of the full grid", best), ("chosen by halving, in full", chosen)):
+        print(
+            f"{said}: {dict(cell.settings)}: val accuracy {cell.mean:.4f}, sd {cell.deviation:.4f}, n {len(cell.rows)}"
         )
-        assert len(found) == jobs, (len(found), command)
-        return elapsed, done.stdout
+    print(f"within one standard deviation: {best.mean - chosen.mean <= best.deviation}", flush=True)
 
 
 def compare(title: str, commands: dict[str, list[str]], jobs: int, rounds: int) -> None:
@@ -96,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--only", nargs="+", default=["full", "head", "cached", "nothing"])
+    parser.add_argument("--only", nargs="+", default=["full", "quality", "head", "cached", "nothing"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
@@ -116,6 +153,9 @@ def main() -> None:
                 "Lightning, shipped": peer(home, epochs, True, STRATEGIES, False),
             }
             compare("lr x freeze", commands, 24, rounds)
+            rerun_alone(commands["hydratune"], 24, home / "again")
+        if "quality" in options.only:
+            quality(home, epochs)
         for name, count, augment in (("head", epochs, True), ("cached", 20, False)):
             if name in options.only:
                 commands = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -25,6 +26,8 @@ def _run(config: DictConfig) -> float:
 
 
 def main() -> None:
+    ended: list[bool] = []
+    atexit.register(lambda: command.leave() if ended else None)
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
     with command.readable_errors(ARGUMENTS, TRACEBACK):
         sys.argv[1:] = command.prepare(ARGUMENTS)
@@ -34,3 +37,4 @@ def main() -> None:
             command.conclude_sweeps()
             raise
         command.conclude_sweeps()
+    ended.append(True)

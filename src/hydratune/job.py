@@ -192,7 +192,7 @@ class Room:
             with screen.progress(self.first.config["stage"], first_step, max(until.values())) as line:
                 for trial in advance(list(trials), train_stream, val_stream, cadence, line, first_step, kept, until):
                     member, run = trials[trial]
-                    yield member.job, self._outcome(member, trial, run, val_stream, told(member.job))
+                    yield member.job, self._outcome(member, trial, run, val_stream, kept, told(member.job))
 
     def _made_of(self, member: Member, origin: Origin) -> dict[str, Any]:
         started = member.known["made_of"]["origin"] if member.resumes else origin.hash
@@ -274,7 +274,9 @@ class Room:
         caches, said = plan_caches(mode, phases, measured, rows, train_stream, self.runtime, home, samples)
         return caches, report.costs(phases, measured, unfrozen, said)
 
-    def _outcome(self, member: Member, trial: Trial, run: Run, val_stream: Stream, screen: Screen) -> Outcome:
+    def _outcome(
+        self, member: Member, trial: Trial, run: Run, val_stream: Stream, caches: Caches | None, screen: Screen
+    ) -> Outcome:
         try:
             with run:
                 if trial.failed is not None:
@@ -282,6 +284,6 @@ class Room:
                 last = trial.history[-1][0] if trial.history else 0
                 if last < trial.num_steps and trial.stopped is None:
                     return paused(member.job, run, trial)
-                return finish(member.job, run, trial, self.dataset, self.stream, val_stream, screen)
+                return finish(member.job, run, trial, self.dataset, self.stream, val_stream, caches, screen)
         except Exception as error:
             return error

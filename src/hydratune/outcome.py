@@ -11,8 +11,9 @@ from hydratune import story
 from hydratune.assemble import Job
 from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
-from hydratune.engine.evaluate import evaluate
+from hydratune.engine.evaluate import evaluate, evaluate_tails
 from hydratune.engine.trial import Trial
+from hydratune.engine.trunk import Caches, Trunk, cached
 from hydratune.freeze import lora
 from hydratune.models.network import Network
 from hydratune.record import checkpoint
@@ -58,14 +59,18 @@ def _load_best(network: Network, directory: Path, step: int) -> Path:
 
 def finish(
     job: Job, run: Run, trial: Trial, dataset: Dataset, stream: Callable[[Split], Stream], val_stream: Stream,
-    screen: Screen,
+    caches: Caches | None, screen: Screen,
 ) -> Result:  # fmt: skip
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
     config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
     step = trial.best["step"]
     best = _load_best(trial.network, run.checkpoints, step)
     metrics = {f"val_{k}": v for k, v in trial.best["metrics"].items()}
-    seen = evaluate(trial.network, dataset.task, val_stream, spec, runtime)
+    cut = trial.untouched(trial.num_steps - 1)
+    trunk = Trunk(trial.network, [cut], runtime, val_stream)
+    if caches is not None and cut == trial.phases[-1].cut and trial.phases[-1] in caches.phases:
+        trunk = cached(trunk, [cut], caches.store, caches.val)
+    (seen,) = evaluate_tails([trial.network], [cut], dataset.task, trunk, spec, runtime)
     seen.compute()
     story.show_mistakes(run, seen, val_stream, spec, step)
     if config["test"] is True or (config["test"] == "auto" and not job.sweep):

@@ -14,7 +14,7 @@ from typing import Any
 from hydratune.origin import asked
 from hydratune.record.run import claim, read_record, write_json
 from hydratune.sweep import halving, ranking, tables
-from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, settled, shared_out
+from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, heads_alone, settled, shared_out
 from hydratune.sweep.pool import Event, Places, Pool, ending
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
@@ -185,11 +185,12 @@ class Conductor:
         groups = companies(entries)
         places = Places.of(self.settings.jobs, len(entries))
         costs: dict[int, Any] = {}
-        if (places.count > 1 and len(groups) < 2 * places.count) or self.dry_run:
+        undecided = len(groups) < 2 * places.count and not all(map(heads_alone, groups))
+        if (places.count > 1 and undecided) or self.dry_run:
             costs = self._survey(groups, places)
         units = []
         for group in groups:
-            if not costs or len(groups) >= 2 * places.count:
+            if not costs or not undecided:
                 units.append(Unit(group))
                 continue
             forks = {e.number: costs[e.number].get("fork", 0) for e in group}

@@ -124,6 +124,12 @@ def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(found.values())
 
 
+def heads_alone(entries: Sequence[Entry]) -> bool:
+    """Whether their heads alone train: the trunk is the cost and serves all, so they belong together unmeasured."""
+    every = [e.job.config["freeze"].get("_target_") for e in entries if e.job is not None]
+    return all(target == "hydratune.freeze.strategies.HeadOnly" for target in every)
+
+
 ALL_CORES = (
     0.8  # of what a worker gains when it is given the others' cores as well: threads of one job wait for another
 )

@@ -1,5 +1,8 @@
 """What every worker needs, imported once in the process that all of them are forked from. Nothing is computed here."""
 
+import atexit
+import os
+
 import torch._dynamo  # noqa: F401  at the first optimizer; a second of its own
 
 import hydratune.job
@@ -8,3 +11,5 @@ import hydratune.sweep.worker  # noqa: F401
 from hydratune.record import tensorboard
 
 tensorboard.load()
+# That process has nothing to put away, and torch takes a second to take itself apart; workers do not pass here.
+atexit.register(os._exit, 0)

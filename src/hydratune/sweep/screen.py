@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hydratune.record.progress import Screen, duration
 from hydratune.sweep.pool import Event
 
+SILENCE = 30.0  # seconds after which a log file is told how far the sweep is, where no job has ended meanwhile
+
 
 class SweepScreen(Screen):
     """What workers tell. Where the output is no terminal, a line per finished job."""
@@ -19,14 +21,18 @@ class SweepScreen(Screen):
         super().__init__()
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._done = self._total = 0
-        self._started = 0.0
-        self._quiet = False
+        self._begin(0, quiet=False)
+
+    def _begin(self, jobs: int, quiet: bool) -> None:
+        self._total, self._done, self._quiet = jobs, 0, quiet
+        self._started = self._told = time.monotonic()
+        self._ended: dict[str, int] = {}  # jobs of a unit that are through
+        self._parts: dict[str, float] = {}  # how many of a unit's jobs its steps amount to
 
     @contextmanager
     def running(self, jobs: int, seconds: float | None, quiet: bool = False) -> Iterator[None]:
         """jobs: how many; seconds: expected, where that is known."""
-        self._done, self._total, self._started, self._quiet = 0, jobs, time.monotonic(), quiet
+        self._begin(jobs, quiet)
         if not quiet:
             self.line(f"{jobs} jobs" + (f", about {duration(seconds)}" if seconds else ""))
         if not self.console.is_terminal or quiet:
@@ -35,12 +41,12 @@ class SweepScreen(Screen):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[seen]}"),
         )
         self._bar = Progress(*columns, console=self.console)
-        self._tasks = {"": self._bar.add_task("jobs", total=jobs, seen="")}
+        self._tasks = {"": self._bar.add_task("jobs", total=jobs, count=f"0/{jobs}", seen="")}
         try:
             with self._bar:
                 yield
@@ -51,28 +57,50 @@ class SweepScreen(Screen):
         message, unit = event.message, event.unit
         if "line" in message and not self._quiet:
             self.line(message["line"])
-        if "step" in message and self._bar is not None:
-            if unit.name not in self._tasks:
-                self._tasks[unit.name] = self._bar.add_task(unit.name, total=message["total"], seen="")
+        if "step" in message:
+            first, step, total = message["first"], message["step"], message["total"]
+            self._parts[unit.name] = len(unit.entries) * (step - first) / max(total - first, 1)
             seen = "  ".join(f"{k} {v}" for k, v in message["seen"].items())
-            self._bar.update(self._tasks[unit.name], completed=message["step"], seen=seen)
+            self._stepped(unit.name, step, total, seen)
         if "number" in message and "again" not in message:
             self._finished(event)
         if event.died is not None and self._bar is not None and unit.name in self._tasks:
             self._bar.remove_task(self._tasks.pop(unit.name))
 
+    def _progress(self) -> float:
+        """How many jobs what was done amounts to: those that are through, and the steps of those that run."""
+        units = self._parts.keys() | self._ended.keys()
+        return min(sum(max(self._parts.get(u, 0.0), self._ended.get(u, 0)) for u in units), self._total)
+
+    def _eta(self) -> str:
+        progress, spent = self._progress(), time.monotonic() - self._started
+        return duration(spent * (self._total - progress) / progress) if progress else "unknown"
+
+    def _stepped(self, name: str, step: int, total: int, seen: str) -> None:
+        if self._bar is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._bar.add_task(name, total=total, count="", seen="")
+            self._bar.update(self._tasks[name], completed=step, count=f"{step}/{total}", seen=seen)
+            self._bar.update(self._tasks[""], completed=self._progress())
+        elif not self._quiet and time.monotonic() > self._told + SILENCE:
+            self._told = time.monotonic()
+            whole = f"[{self._done}/{self._total}] " if self._total else ""  # a pretraining comes before all jobs
+            eta = f"  eta {self._eta()}" if self._total else ""
+            self.line(f"{whole}{name}  step {step}/{total}  {seen}{eta}")
+
     def _finished(self, event: Event) -> None:
         self._done += 1
+        message, unit = event.message, event.unit
+        self._ended[unit.name] = self._ended.get(unit.name, 0) + 1
         if self._quiet:
             return
-        message = event.message
-        name = next(e.name for e in event.unit.entries if e.number == message["number"])
+        name = next(e.name for e in unit.entries if e.number == message["number"])
         failed = message.get("failed")
         said = (
             f"failed: {failed}" if failed is not None else f"{message.get('status') or 'done'}  {message['metric']:.4f}"
         )
-        spent = time.monotonic() - self._started
-        eta = "" if self._bar is not None else f"  eta {duration(spent / self._done * (self._total - self._done))}"
+        self._told = time.monotonic()
+        eta = "" if self._bar is not None else f"  eta {self._eta()}"
         self.line(f"[{self._done}/{self._total}] {name}  {said}{eta}")
         if self._bar is not None:
-            self._bar.update(self._tasks[""], completed=self._done)
+            self._bar.update(self._tasks[""], completed=self._progress(), count=f"{self._done}/{self._total}")

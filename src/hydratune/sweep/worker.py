@@ -137,10 +137,10 @@ class Telling(Screen):
 class TellingLine(LiveLine):
     def __init__(self, connection: Connection, screen: Screen, label: str, first: int, total: int) -> None:
         super().__init__(screen, label, first, total)
-        self._connection, self._last = connection, total
+        self._connection = connection
 
     def show(self, step: int, seen: Mapping[str, str]) -> None:
-        _send(self._connection, step=step, total=self._last, seen=dict(seen))
+        _send(self._connection, first=self._first, step=step, total=self._total, seen=dict(seen))
 
     def milestone(self, step: int, seen: Mapping[str, str]) -> None:
         self.show(step, seen)
