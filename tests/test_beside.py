@@ -10,8 +10,9 @@ import torch
 
 from hydratune.data.augment import Augment
 from hydratune.engine.loop import advance
+from hydratune.engine.nonfinite import NonFinite
 from hydratune.engine.settings import Cadence
-from hydratune.engine.trial import NonFinite, Trial
+from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NormOnly, Nothing

@@ -13,7 +13,7 @@ from torch import nn
 
 from hydratune.data.augment import Augment
 from hydratune.data.stream import Stream
-from hydratune.engine.trial import NonFinite
+from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.report import trains as rows
 from hydratune.freeze.strategies import HeadOnly, LastGroups, Nothing, Pattern
 from hydratune.layer_groups import parameter_names

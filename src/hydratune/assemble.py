@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hydratune import construct
+from hydratune import construct, secrets
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # keys of conf/freeze/_base.yaml that no strategy sees, and what they may be
 OF_EVERY_STRATEGY = {"norm": ("frozen", "statistics", "affine"), "cache": ("auto", "off", "memory", "disk")}
+NAME = r"[A-Za-z0-9._=,-]+"
 COMPONENTS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime", "engine")
 
 
@@ -33,7 +35,17 @@ class Job:
     command: str = ""  # what was typed, to be typed again
     sweep: bool = False
     asked: str = ""  # fingerprint of what was asked for, by which a sweep knows its jobs again
+    secrets: Sequence[str] = ()  # values out of the environment, which are written nowhere
     halt: float | None = None  # share of its steps at which a sweep halts it, to see who goes on
+
+
+def from_environment(name: str, *default: Any) -> Any:
+    """OmegaConf's oc.env; what it finds is used and written nowhere."""
+    from omegaconf.resolvers import oc
+
+    if name in os.environ:
+        secrets.learn_variable(name, os.environ[name])
+    return oc.env(name, *default)
 
 
 def config_directory() -> Path:
@@ -60,9 +72,22 @@ def run_from_hydra(config: DictConfig, arguments: Sequence[str], trust: Sequence
     job = make_job(config, hydra.runtime.choices, hydra.overrides.task, directory, arguments, trust, sweep)
     validate(job)
     # torch is loaded only now: what the configuration got wrong has been said.
+    from hydratune.company import company, from_first, launched
     from hydratune.job import run_job
 
-    return run_job(job).metric
+    if not launched():
+        return run_job(job).metric
+    with company():  # one configuration, the first process's: its directory's name is a time
+        return run_job(from_json(json.loads(from_first(json.dumps(as_json(job), default=str))))).metric
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    return {**vars(job), "directory": str(job.directory)}
+
+
+def from_json(values: Mapping[str, Any]) -> Job:
+    secrets.learn(values["secrets"])
+    return Job(**{**values, "directory": Path(values["directory"])})
 
 
 def make_job(
@@ -82,6 +107,7 @@ def make_job(
         trust=list(trust),
         command=shlex.join(["hydratune", *arguments]),
         sweep=sweep,
+        secrets=secrets.known(),
     )
 
 
@@ -98,7 +124,7 @@ def validate(job: Job) -> None:
     for where, node in (("", config), ("pretrain.", pretrain)):
         for name in COMPONENTS:
             if name in node:
-                own = strategy_node(node[name], job.sweep) if name == "freeze" else node[name]
+                own = strategy_node(node[name], job.sweep, job.trust) if name == "freeze" else node[name]
                 if name == "freeze":
                     _refuse_keys_of_others(own)
                 construct.check(own, where + name, job.trust)
@@ -115,6 +141,8 @@ def validate(job: Job) -> None:
             raise ValueError(f"freeze.{key}={value}: {construct.nearest(str(value), options)}")
     if not isinstance(config["dry_run"], bool):
         raise ValueError(f"dry_run={config['dry_run']}: must be true or false")
+    if not re.fullmatch(NAME, str(config["name"])) or set(str(config["name"])) == {"."}:
+        raise ValueError(f"name={config['name']}: letters, digits and . _ = , - only; it becomes a directory's name")
     if config["test"] not in (True, False, "auto"):
         raise ValueError(f"test={config['test']}: must be auto, true or false")
     if config["resume"] not in (None, "auto"):
@@ -134,7 +162,7 @@ def _validate_numbers(where: str, node: Mapping[str, Any]) -> None:
         raise ValueError(f"{where}epochs or {where}steps must be given")
 
 
-def strategy_node(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
+def strategy_node(freeze: Mapping[str, Any], sweep: bool, trust: Sequence[str] = ()) -> dict[str, Any]:
     """What the strategy's constructor is given: not the keys of every strategy, which the phases and the loop take.
 
     A key foreign to the strategy is refused in a single run; a sweep has it for another strategy.
@@ -142,7 +170,7 @@ def strategy_node(freeze: Mapping[str, Any], sweep: bool) -> dict[str, Any]:
     given = {k: v for k, v in freeze.items() if v is not None and k not in OF_EVERY_STRATEGY}
     if not sweep:
         return given
-    return {k: v for k, v in given.items() if k == construct.TARGET or construct.accepts(given, k)}
+    return {k: v for k, v in given.items() if k == construct.TARGET or construct.accepts(given, k, trust)}
 
 
 def _refuse_keys_of_others(strategy: Mapping[str, Any]) -> None:

@@ -9,11 +9,13 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from hydratune import command
-from hydratune.assemble import config_directory, in_sweep, run_from_hydra
+from hydratune import command, signals
+from hydratune.assemble import config_directory, from_environment, in_sweep, run_from_hydra
+from hydratune.guard import refuse_foreign_hydra
 from hydratune.overrides import safe_name
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
+OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
 ARGUMENTS = tuple(sys.argv[1:])  # as typed, before resume= is taken apart
 TRACEBACK = command.wants_traceback(ARGUMENTS)
 
@@ -29,8 +31,10 @@ def main() -> None:
     ended: list[bool] = []
     atexit.register(lambda: command.leave() if ended else None)
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
-    with command.readable_errors(ARGUMENTS, TRACEBACK):
+    signals.listen()
+    with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
         sys.argv[1:] = command.prepare(ARGUMENTS)
+        refuse_foreign_hydra(sys.argv[1:])
         try:
             _run()
         except Exception:  # jobs that failed do not keep the others' table from being shown

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydratune.overrides import quoted
+from hydratune.secrets import hidden
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -21,16 +22,26 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it or refuse.
     `trust` is not taken over: code is trusted only by typing it.
     """
+    multirun = bool({"-m", "--multirun"}.intersection(arguments))
+    if company_size() > 1 and multirun:
+        raise ValueError(
+            "a sweep under torchrun: torchrun makes several processes one run, a sweep places its jobs itself. Without "
+            "torchrun `hydratune -m ...` runs one job per GPU (sweep.jobs); or torchrun each job alone"
+        )
+    for typed in (a.partition("=")[2] for a in arguments if re.match(r"\+{0,2}name=", a)):
+        if "${" not in typed and (not re.fullmatch(r"[A-Za-z0-9._=,'\"-]+", typed) or set(typed) == {"."}):
+            # said before Hydra makes the directory
+            raise ValueError(f"name={typed}: letters, digits and . _ = , - only; it becomes a directory's name")
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
-        dry = "dry_run=true" in arguments and not {"-m", "--multirun"}.intersection(arguments)
-        # nothing is trained, so no directory is made
+        # Nothing is trained, so no directory is made; of several processes the first one has it.
+        dry = ("dry_run=true" in arguments and not multirun) or rank() > 0
         return [*arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
     directory = Path(found[-1]).expanduser()
     record = directory / ".hydra" / "overrides.yaml"
     if not record.is_file():
         raise ValueError(f"resume={directory}: no run directory (it should hold .hydra/overrides.yaml)")
-    if "-m" in arguments or "--multirun" in arguments:
+    if multirun:
         raise ValueError("resume=DIR goes on with one run; a sweep goes on with resume=auto and its hydra.sweep.dir")
     import yaml
 
@@ -39,6 +50,15 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     stored = [o for o in read if re.match(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z]", o)]
     later = [a for a in arguments if not a.startswith("resume=")]
     return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
+
+
+def company_size() -> int:
+    """Of the processes that torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0)) if company_size() > 1 else 0
 
 
 def trusted(arguments: Sequence[str]) -> list[str]:
@@ -53,21 +73,26 @@ def wants_traceback(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def readable_errors(arguments: Sequence[str], traceback: bool, leave: bool = True) -> Iterator[None]:
+def readable_errors(
+    arguments: Sequence[str], traceback: bool, leave: bool = True, quiet: bool = False
+) -> Iterator[None]:
     """One or two lines for what a user can mend; everything where a traceback is wanted, or the fault is ours.
 
-    leave: end the process with status 2; else the error goes on to whoever counts it.
+    leave: end the process with status 2; else the error goes on to whoever counts it. quiet: another process says it.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted; resume=<run directory> goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        name = "" if str(stopped) in ("", "SIGINT") else f" by {stopped}"
+        if not quiet:
+            print(f"interrupted{name}; resume=<run directory> goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(getattr(stopped, "status", 130))
     except Exception as error:
         text = explain(error, arguments)
         if traceback or text is None:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        if not quiet:
+            print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
         if not leave:
             raise
         sys.exit(2)
@@ -97,7 +122,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     if foreign is not None:
         return _hydra(chain, arguments)
     own = chain[0]
-    if type(own) is ValueError or type(own).__name__ in ("NonFinite", "JobFailed"):
+    if type(own) is ValueError or type(own).__name__ in ("NonFinite", "JobFailed", "NotSaved"):
         return str(own)
     if isinstance(own, RuntimeError) and "out of memory" in str(own):
         return f"{str(own).splitlines()[0]}; a smaller batch_size, or engine.accumulate=2, needs less"

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydratune import constructors
+
 TARGET = "_target_"
 COMPONENTS = tuple(
     f"hydratune.{room}."
@@ -54,13 +56,14 @@ def check(node: Any, where: str, trust: Sequence[str]) -> None:
             raise ValueError(f"{path}.{missing[0]}: is not given")
 
 
-def accepts(node: Mapping[str, Any], key: str) -> bool:
+def accepts(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> bool:
     """Whether the node's constructor has a parameter `key`."""
-    target = node[TARGET]
+    target = str(node[TARGET])
+    _check_target("freeze", target, trust)
     parameters = _read_signature(target) if target.startswith("hydratune.") else None
     if parameters is not None:
         return key in {p.name for p in parameters}
-    return key in inspect.signature(_resolve(target)).parameters
+    return key in inspect.signature(_resolve(target, trust)).parameters
 
 
 def construct(node: Any, where: str, trust: Sequence[str], **supplied: Any) -> Any:
@@ -74,10 +77,11 @@ def construct(node: Any, where: str, trust: Sequence[str], **supplied: Any) -> A
         return arguments
     target = node[TARGET]
     _check_target(where, target, trust)
-    constructor = _resolve(target)
+    constructor = _resolve(target, trust)
     parameters = inspect.signature(constructor).parameters
     catch_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    foreign = [k for k in arguments if k not in parameters and not catch_all]
+    foreign = [k for k in arguments if k[:1] == "_" or (k not in parameters and not catch_all)]
+    foreign += sorted(constructors.refused(target).intersection(arguments))
     if foreign:
         raise ValueError(f"{where}.{foreign[0]}={node[foreign[0]]}: no such key; {nearest(foreign[0], parameters)}")
     arguments |= {k: v for k, v in supplied.items() if k in parameters}
@@ -106,25 +110,33 @@ def _nodes(node: Any, where: str) -> Iterator[tuple[str, str, Mapping[str, Any]]
 
 
 def _check_target(where: str, target: str, trust: Sequence[str]) -> None:
-    """As text, before anything is imported: hydratune's own, or a package that the command line trusts."""
+    """As text, before anything is imported: hydratune's own, what only constructs, or a package that is trusted."""
     words = target.split(".")
-    if not all(w.isidentifier() for w in words) or len(words) < 2:
+    if not all(w.isidentifier() and w.isascii() and w[0] != "_" for w in words) or len(words) < 2:
         raise ValueError(f"{where}.{TARGET}={target}: not the dotted name of a class or function")
     if words[0] == "hydratune" and not target.startswith(COMPONENTS):
         raise ValueError(f"{where}.{TARGET}={target}: not a component; those live in {', '.join(COMPONENTS)}")
-    if words[0] != "hydratune" and words[0] not in trust:
+    if words[0] != "hydratune" and words[0] not in trust and not constructors.allowed(target):
         raise ValueError(
             f"{where}.{TARGET}={target}: hydratune runs no code of {words[0]} unless you trust it; "
             f"if you do, type trust=[{words[0]}] on the command line"
         )
 
 
-def _resolve(target: str) -> Any:
+def _resolve(target: str, trust: Sequence[str]) -> Any:
+    """The class or function of that name. Raises ValueError where it turns out to be another one's."""
     module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{TARGET}={target}: cannot be imported ({error})") from None
+    home = str(getattr(found, "__module__", None) or "").partition(".")[0]
+    package = target.partition(".")[0]
+    own = home == package and (package in trust or (package == "hydratune" and found.__module__ == module))
+    if not (callable(found) and (own or constructors.is_one(target, found))):
+        origin = f"{found.__module__}.{name}" if home else f"a {type(found).__name__}"
+        raise ValueError(f"{TARGET}={target}: is really {origin}, which is not run under that name")
+    return found
 
 
 @cache

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydratune import __version__
+from hydratune.secrets import hidden_in
 
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
 # Where things lie and how they are read changes no weight.
-PLACES = {"root", "download", "memory_mb", "workers", "log_every", "save_every", "weights", "cache"}
+PLACES = {"root", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache"}
 
 
 def content(config: Mapping[str, Any], origin: str | None, files: str, precision: str) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def content(config: Mapping[str, Any], origin: str | None, files: str, precision
     if chosen["steps"] is not None:
         chosen["epochs"] = None
     return {
-        **chosen,
+        **hidden_in(chosen),
         "origin": origin,
         "files": files,
         "precision": precision,

@@ -9,34 +9,35 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydratune import construct, story
+import torch
+
+from hydratune import construct, signals, story
 from hydratune.assemble import Job
+from hydratune.company import launched
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
 from hydratune.engine.loop import advance
-from hydratune.engine.probe import choose_precision, cost_meter
+from hydratune.engine.probe import choose_precision
 from hydratune.engine.trial import Trial
-from hydratune.engine.trunk import Caches, plan_caches
+from hydratune.engine.trunk import Caches
 from hydratune.fingerprint import content, fingerprint
-from hydratune.freeze import report
 from hydratune.freeze.cost import CostMeter
-from hydratune.member import Member, build_member, first_network, load_origin
+from hydratune.member import Member, build_member, first_network, load_origin, measured
 from hydratune.models.network import Network
 from hydratune.origin import Origin, find_origin
 from hydratune.outcome import Result, complete, finish, paused
-from hydratune.record.features import cache_home
 from hydratune.record.progress import Screen
 from hydratune.record.run import Run
 from hydratune.runtime import Precision, Runtime
-from hydratune.types import Body, DataSpec, LoadReport, Phase
+from hydratune.types import Body, DataSpec, LoadReport
 
 Outcome = Result | Exception
 
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
-    screen = screen or Screen()
+    screen = screen or Screen(quiet=launched().get("rank", 0) > 0)
     ((_, outcome),) = run_jobs([job], screen, lambda _: screen)
     if isinstance(outcome, Exception):
         raise outcome
@@ -83,7 +84,7 @@ def pretrained(job: Job, screen: Screen) -> None:
 def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple[Job, Exception]]]:
     """(what they have in common, their network before anything is loaded, those that can run, those that cannot)"""
     first = jobs[0]
-    runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust)
+    runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust, **launched())
     runtime.start()
     dataset: Dataset = construct.construct(first.config["dataset"], "dataset", first.trust)
     spec = dataset.spec()
@@ -123,7 +124,7 @@ class Room:
         config, runtime = self.first.config, self.runtime
         return Stream(
             split, self.spec, config["batch_size"], runtime.torch_device, self.body.in_channels, augment,
-            config["seed"], runtime.chosen.memory_format,
+            config["seed"], runtime.chosen.memory_format, runtime.rank, runtime.world,
         )  # fmt: skip
 
     def origin(self, members: Sequence[Member], screen: Screen, always: bool = False) -> Origin:
@@ -138,10 +139,13 @@ class Room:
         """(what is computed in, how that was found). A resumed run keeps what it began with."""
         if member.snapshot is not None:
             return Precision.parse(member.snapshot.state["precision"]), "the checkpoint's"
+        if self.runtime.shares:
+            return self.runtime.candidates()[0], "not probed: no process has the whole network"
         network.to(self.runtime.torch_device)
         model = f"{json.dumps(self.first.config['model'], sort_keys=True)} {self.spec.input_shape}"
         batch = next(self.stream(self.train_split).once())
-        return choose_precision(network, self.dataset.task, batch, self.runtime, model)
+        chosen, how = choose_precision(network, self.dataset.task, batch, self.runtime, model)
+        return Precision.parse(self.runtime.first_says(str(chosen))), how
 
     def run(
         self, members: Sequence[Member], origin: Origin, loaded: LoadReport | None, how: str, screen: Screen,
@@ -149,6 +153,7 @@ class Room:
     ) -> Iterator[tuple[Job, Outcome]]:  # fmt: skip
         """Train them side by side from the step that they share."""
         runtime, dataset = self.runtime, self.dataset
+        runtime.wait_for_all()  # what the directory holds has been read, before anything is written there
         train_stream, val_stream = self.stream(self.train_split, dataset.augment), self.stream(self.val_split)
         meters: dict[frozenset[str], CostMeter] = {}
         trials: dict[Trial, tuple[Member, Run]] = {}
@@ -159,21 +164,23 @@ class Room:
                 job = member.job
                 beside = [m.job.directory.name for m in members if m is not member]
                 try:
-                    member.network.to(runtime.torch_device, runtime.chosen.memory_format)
+                    device = torch.device("cpu") if runtime.shares else runtime.torch_device
+                    member.network.to(device, runtime.chosen.memory_format)
                     made_of = self._made_of(member, origin)
                     member.refuse_changes(made_of)
                     if member.known.get("status") == "complete" and member.snapshot is not None:
                         arguments = (member.network, dataset, self.spec, runtime, self.stream)
                         yield job, complete(job, member.known, *arguments, told(job))
                         continue
-                    caches, costs = self._measure(member, train_stream, made_of, meters)
+                    caches, costs = measured(member, dataset.task, runtime, train_stream, made_of, meters)
                     if job.config["dry_run"]:
                         yield job, self._dry_run(member, costs, how, told(job))
                         continue
                     if member is not carrier:
                         member = member.above(carrier.network)
+                    runtime.sharded([g.module for g in member.network.groups])
                     told_of = {**self._record(member, origin, made_of, how), "beside": beside}
-                    run = stack.enter_context(Run(job.directory, told_of, member.first_step))
+                    run = stack.enter_context(Run(job.directory, told_of, member.first_step, runtime.rank > 0))
                     trial = Trial(
                         member.network, member.phases, dataset.task, self.spec, member.recipe, member.schedule,
                         member.settings, runtime, run, job.config["seed"],
@@ -189,10 +196,13 @@ class Room:
             first_step, cadence = members[0].first_step, next(iter(trials)).settings.cadence(self.steps_per_epoch)
             until = {t: member.halts(cadence.eval_every) for t, (member, _) in trials.items()}
             kept = Caches.joined(planned)
-            with screen.progress(self.first.config["stage"], first_step, max(until.values())) as line:
+            label = self.first.config["stage"]
+            with screen.progress(label, first_step, max(until.values())) as line, signals.held():
                 for trial in advance(list(trials), train_stream, val_stream, cadence, line, first_step, kept, until):
                     member, run = trials[trial]
-                    yield member.job, self._outcome(member, trial, run, val_stream, kept, told(member.job))
+                    with signals.held(False):
+                        outcome = self._outcome(member, trial, run, val_stream, kept, told(member.job))
+                    yield member.job, outcome
 
     def _made_of(self, member: Member, origin: Origin) -> dict[str, Any]:
         started = member.known["made_of"]["origin"] if member.resumes else origin.hash
@@ -245,34 +255,6 @@ class Room:
         )
         story.show_phases(screen, None, member.network, member.phases, costs, self.runtime, how)
         return Result(job.directory, math.nan, {})
-
-    def meter(self, member: Member, train_stream: Stream, meters: dict[frozenset[str], CostMeter]) -> CostMeter:
-        """That of another member whose network is made alike, or a new one."""
-        every = frozenset(member.network.parameters())
-        if every not in meters:
-            batch = next(train_stream.batches(0, 1))
-            meters[every] = cost_meter(member.network, self.dataset.task, batch, self.runtime, member.recipe)
-        return meters[every]
-
-    def _measure(
-        self, member: Member, train_stream: Stream, made_of: Mapping[str, Any], meters: dict[frozenset[str], CostMeter]
-    ) -> tuple[Caches | None, list[tuple[str, ...]]]:
-        """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains always."""
-        job, phases, network = member.job, member.phases, member.network
-        every = frozenset(network.parameters())
-        if all(p.trainable == every for p in phases) and not job.config["dry_run"]:
-            return None, []
-        meter = self.meter(member, train_stream, meters)
-        measured = [meter.phase(p) for p in phases]
-        unfrozen = meter.phase(Phase(0, 1, every, cut=0))
-        # What the weights below the cut do not tell: the data, and the code that the model is
-        data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
-        samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
-        mode = job.config["freeze"].get("cache") or "auto"
-        rows = [meter.row_bytes(p.cut) for p in phases]
-        home = cache_home() / "features"
-        caches, said = plan_caches(mode, phases, measured, rows, train_stream, self.runtime, home, samples)
-        return caches, report.costs(phases, measured, unfrozen, said)
 
     def _outcome(
         self, member: Member, trial: Trial, run: Run, val_stream: Stream, caches: Caches | None, screen: Screen

@@ -14,8 +14,13 @@ import torch
 from hydratune import construct
 from hydratune.assemble import Job, strategy_node
 from hydratune.data.dataset import Dataset
+from hydratune.data.stream import Stream
+from hydratune.engine.probe import cost_meter
 from hydratune.engine.settings import Settings
-from hydratune.fingerprint import differences
+from hydratune.engine.trunk import Caches, plan_caches
+from hydratune.fingerprint import differences, fingerprint
+from hydratune.freeze import report
+from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.phases import checked, with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
@@ -23,8 +28,10 @@ from hydratune.optim import Recipe, Schedule
 from hydratune.origin import Origin
 from hydratune.pretrained import load_into
 from hydratune.record import checkpoint
+from hydratune.record.features import cache_home
 from hydratune.record.run import read_record
-from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase
+from hydratune.runtime import Runtime
+from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,7 @@ class Member:
 def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
     """Raises ValueError for whatever the job cannot run with. `network` becomes the member's own."""
     config = job.config
-    strategy = strategy_node(config["freeze"], job.sweep)
+    strategy = strategy_node(config["freeze"], job.sweep, job.trust)
     freeze: FreezeStrategy = construct.construct(strategy, "freeze", job.trust)
     norm = config["freeze"].get("norm") or "frozen"
     parts = {k: construct.construct(config[k], k, job.trust) for k in ("optimizer", "schedule", "engine")}
@@ -95,6 +102,39 @@ def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
         job, network, base, phases, parts["optimizer"], parts["schedule"], parts["engine"], {**strategy, "norm": norm},
         checkpoint.load(resumed) if resumed is not None else None, known,
     )  # fmt: skip
+
+
+def meter(
+    member: Member, task: Task, runtime: Runtime, train_stream: Stream, meters: dict[frozenset[str], CostMeter]
+) -> CostMeter:
+    """That of another member whose network is made alike, or a new one."""
+    every = frozenset(member.network.parameters())
+    if every not in meters:
+        batch = next(train_stream.batches(0, 1))
+        meters[every] = cost_meter(member.network, task, batch, runtime, member.recipe)
+    return meters[every]
+
+
+def measured(
+    member: Member, task: Task, runtime: Runtime, train_stream: Stream, made_of: Mapping[str, Any],
+    meters: dict[frozenset[str], CostMeter],
+) -> tuple[Caches | None, list[tuple[str, ...]]]:  # fmt: skip
+    """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains always."""
+    job, phases, network = member.job, member.phases, member.network
+    every = frozenset(network.parameters())
+    if runtime.shares or (all(p.trainable == every for p in phases) and not job.config["dry_run"]):
+        return None, []
+    known = meter(member, task, runtime, train_stream, meters)
+    costs = [known.phase(p) for p in phases]
+    unfrozen = known.phase(Phase(0, 1, every, cut=0))
+    # What the weights below the cut do not tell: the data, and the code that the model is
+    data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
+    samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
+    mode = job.config["freeze"].get("cache") or "auto"
+    rows = [known.row_bytes(p.cut) for p in phases]
+    home = cache_home() / "features"
+    caches, said = plan_caches(mode, phases, costs, rows, train_stream, runtime, home, samples)
+    return caches, report.costs(phases, costs, unfrozen, said)
 
 
 def first_network(job: Job, dataset: Dataset, spec: DataSpec) -> tuple[Body, Network]:

@@ -79,7 +79,8 @@ class Recipe(ABC):
         ]
         optimizer = self.optimizer_class()
         options = dict(self.options)
-        fusable = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters.values())
+        plain = not any(hasattr(p, "device_mesh") for p in parameters.values())
+        fusable = plain and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters.values())
         chosen = options.keys() & {"fused", "foreach", "differentiable"}
         if fusable and not chosen and "fused" in inspect.signature(optimizer).parameters:
             options.setdefault("fused", True)  # one kernel for all parameters rather than a few for each

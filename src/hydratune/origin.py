@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from hydratune import construct
 from hydratune.assemble import Job, strategy_node
+from hydratune.company import launched
 from hydratune.data.dataset import Dataset
 from hydratune.fingerprint import content, fingerprint
 from hydratune.freeze.lora import merged
@@ -37,6 +38,7 @@ class Origin:
     lineage: Mapping[str, Any] | None = None
     classes: Sequence[str] | None = None  # what its head was made for, where that is known
     hint: str = ""  # for an error, what is known of the network that it was
+    held: int | None = None  # descriptor that keeps the checkpoint from being pruned, while this process lives
 
 
 def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], Path]) -> Origin:
@@ -68,11 +70,12 @@ def best_checkpoint(directory: Path) -> Path:
     if newest is None:
         raise ValueError(f"init_from={directory}: this run directory holds no whole checkpoint")
     best = json.loads((newest / "state.json").read_text())["best"].get("step")
-    chosen = directory / "checkpoints" / f"step-{best or 0:08d}"
+    chosen = checkpoint.path_of(directory / "checkpoints", best or 0)
     return chosen if (chosen / checkpoint.MANIFEST).is_file() else newest
 
 
 def _from_checkpoint(path: Path, directory: Path) -> Origin:
+    held = checkpoint.hold(path)
     snapshot = checkpoint.load(path)
     record = read_record(directory)
     lineage = {
@@ -91,6 +94,7 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
         lineage,
         snapshot.state.get("classes"),
         f". That run's model was {model}" if model else "",
+        held,
     )
 
 
@@ -121,7 +125,7 @@ def asked(job: Job, digests: dict[str, str]) -> str:
     config, wanted = job.config, job.config["init_from"]
     origin = None if wanted is None else _asked_origin(job, wanted, digests)
     files = _digest(config["dataset"], "dataset", job, digests)
-    freeze = {**strategy_node(config["freeze"], job.sweep), "norm": config["freeze"].get("norm") or "frozen"}
+    freeze = {**strategy_node(config["freeze"], job.sweep, job.trust), "norm": config["freeze"].get("norm") or "frozen"}
     return fingerprint(content({**config, "freeze": freeze}, origin, files, config["runtime"]["precision"]))
 
 
@@ -153,19 +157,14 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
     wanted = fingerprint(wanted_content)
     outputs = Path(config["outputs"])
     home = outputs / "pretrain"
-    with _locked(home / f".pretrain-{wanted[:12]}.lock", screen):
-        others = []
-        for found in sorted([*outputs.glob("*/*/run.json"), *outputs.glob("sweeps/*/*/run.json")]):
-            known = json.loads(found.read_text())
-            if known.get("stage") != "pretrain" or known.get("status") != "complete":
-                continue
-            if known["fingerprint"] == wanted:
-                screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known['ended']}")
-                return found.parent
-            if known["made_of"]["model"] == wanted_content["model"]:
-                others.append(found.parent)
-        for other in others[-3:]:
-            screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
+    runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust, **launched())
+    # Of several processes the first one looks, and all of them pretrain.
+    with _locked(home / f".pretrain-{wanted[:12]}.lock", screen) if runtime.rank == 0 else nullcontext():
+        finished = runtime.first_says(
+            _finished_run(outputs, wanted, wanted_content, screen) if not runtime.rank else ""
+        )
+        if finished:
+            return Path(finished)
         groups = ("model", "dataset", "optimizer", "schedule")
         choices = {g: job.choices.get(f"{g}@pretrain.{g}", job.choices.get(g, "")) for g in groups}
         choices["freeze"], choices["stage"] = "none", "pretrain"
@@ -173,9 +172,27 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
         screen.line("init_from=auto: no finished run of this pretraining under outputs; it runs now")
         directory = home / name
         overrides = as_overrides(config, choices)
-        _record_overrides(directory, overrides)
+        if runtime.rank == 0:
+            _record_overrides(directory, overrides)
         pretraining = Job(config, directory, choices, overrides, job.text, job.trust, job.command, job.sweep)
         return pretrain(pretraining)
+
+
+def _finished_run(outputs: Path, wanted: str, content: Mapping[str, Any], screen: Screen) -> str:
+    """The directory of the finished run with this fingerprint; others of its model are named. Empty: there is none."""
+    others = []
+    for found in sorted([*outputs.glob("*/*/run.json"), *outputs.glob("sweeps/*/*/run.json")]):
+        known = json.loads(found.read_text())
+        if known.get("stage") != "pretrain" or known.get("status") != "complete":
+            continue
+        if known["fingerprint"] == wanted:
+            screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known['ended']}")
+            return str(found.parent)
+        if known["made_of"]["model"] == content["model"]:
+            others.append(found.parent)
+    for other in others[-3:]:
+        screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
+    return ""
 
 
 def _record_overrides(directory: Path, overrides: list[str]) -> None:

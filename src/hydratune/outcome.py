@@ -9,6 +9,7 @@ from typing import Any
 
 from hydratune import story
 from hydratune.assemble import Job
+from hydratune.company import whole
 from hydratune.data.dataset import Dataset, Split
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate, evaluate_tails
@@ -38,7 +39,7 @@ def complete(
     metrics, monitor = dict(known["metrics"]), dataset.task.monitor
     if job.config["test"] is True and f"test_{monitor}" not in metrics:
         _load_best(network, job.directory / "checkpoints", known["best_step"])
-        with Run(job.directory, {}, known["num_steps"]) as run:
+        with Run(job.directory, {}, known["num_steps"], runtime.rank > 0) as run:
             tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
             metrics |= {f"test_{k}": v for k, v in tested.items()}
             run.board.scalars({f"test/{k}": v for k, v in tested.items()}, known["best_step"])
@@ -64,6 +65,7 @@ def finish(
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
     config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
     step = trial.best["step"]
+    runtime.wait_for_all()  # the checkpoint is the first one's to write
     best = _load_best(trial.network, run.checkpoints, step)
     metrics = {f"val_{k}": v for k, v in trial.best["metrics"].items()}
     cut = trial.untouched(trial.num_steps - 1)
@@ -77,7 +79,7 @@ def finish(
         tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
         run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-    exported(run.directory, trial.network)
+    exported(run, trial.network)
     run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(
         status="complete",
@@ -99,14 +101,14 @@ def paused(job: Job, run: Run, trial: Trial) -> Result:
     return Result(job.directory, trial.last[trial.task.monitor], run.record)
 
 
-def exported(directory: Path, network: Network) -> None:
+def exported(run: Run, network: Network) -> None:
     """Low-rank updates alone in PEFT's layout, and the weights with them merged in; nothing where there are none."""
-    tensors = network.state_dict()
-    if not any(lora.is_adapter(name) for name in tensors):
+    tensors = {n: whole(t.detach()) for n, t in network.state_dict().items()}
+    if run.silent or not any(lora.is_adapter(name) for name in tensors):
         return
     from safetensors.torch import save_file
 
     head_name = next(iter(network.head.names.values())).rpartition(".")[0]
-    lora.save_adapter(directory / "adapter", tensors, head_name)
+    lora.save_adapter(run.directory / "adapter", tensors, head_name)
     plain = {n: t.detach().cpu().contiguous() for n, t in lora.merged(tensors).items()}
-    save_file(plain, directory / "merged.safetensors")
+    save_file(plain, run.directory / "merged.safetensors")

@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
+from hydratune.company import from_first
+
 PRECISIONS = ("auto", "fp32", "bf16")
+STRATEGIES = ("replicate", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Runtime:
     compile: torch.compile, once per phase. keep_memory: let the C allocator of a CPU run keep what it has freed, rather
     than return it to the system and fault it in again at every step (glibc; 8 to 20% of a step's time).
     cache_memory_mb, cache_disk_mb: room for the outputs of frozen trunks (freeze.cache).
-    `chosen` is what the probe or a checkpoint settled.
+    strategy: with several processes each has the whole network (replicate), or a share of every tensor (fsdp).
+    `chosen` is what the probe or a checkpoint settled; rank and world are torchrun's.
     """
 
     device: str = "auto"
@@ -52,6 +56,7 @@ class Runtime:
     keep_memory: bool = True
     cache_memory_mb: int = 2048
     cache_disk_mb: int = 20480
+    strategy: str = "replicate"
     chosen: Precision = Precision()
     rank: int = 0
     world: int = 1
@@ -59,6 +64,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"runtime.precision={self.precision}: one of {', '.join(PRECISIONS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"runtime.strategy={self.strategy}: one of {', '.join(STRATEGIES)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"runtime.threads={self.threads}: at least 1")
         if self.device != "auto":
@@ -75,6 +82,8 @@ class Runtime:
     def torch_device(self) -> torch.device:
         if self.device != "auto":
             return torch.device(self.device)
+        if self.world > 1 and torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def start(self) -> None:
@@ -101,9 +110,11 @@ class Runtime:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.chosen.dtype)
 
+    # ---- several processes; nothing to do for one
+
     def sum_over_ranks(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each by its sum over all ranks; nothing to do for one."""
-        if self.world > 1:
+        """Replace each by its sum over all ranks."""
+        if self.world > 1 and tensors:
             from torch import distributed
 
             # One message for all: what trains may change between phases, so nothing is wrapped or registered.
@@ -111,6 +122,57 @@ class Runtime:
             distributed.all_reduce(flat)
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def joined(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all ranks, of which each may have another number, in the order of ranks."""
+        if self.world == 1:
+            return rows
+        from torch import distributed
+
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world)]
+        distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        sizes = [int(c) for c in counts]
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def agreed(self, number: int | None) -> int | None:
+        """The largest number that a rank has; None where all have None."""
+        if self.world == 1:
+            return number
+        from torch import distributed
+
+        seen = torch.tensor(-1 if number is None else number)  # on the CPU, whatever the device
+        distributed.all_reduce(seen, distributed.ReduceOp.MAX)
+        return None if int(seen) < 0 else int(seen)
+
+    def first_says(self, text: str) -> str:
+        """What rank 0 has."""
+        return from_first(text) if self.world > 1 else text
+
+    def wait_for_all(self) -> None:
+        if self.world > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+    @property
+    def shares(self) -> bool:
+        """Whether no rank has the whole network."""
+        return self.world > 1 and self.strategy == "fsdp"
+
+    def sharded(self, modules: Sequence[torch.nn.Module]) -> None:
+        """With strategy=fsdp each rank keeps a share of every parameter of these from now on (FSDP2)."""
+        if self.shares:
+            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.tensor import init_device_mesh
+
+            mesh = init_device_mesh(self.torch_device.type, (self.world,))
+            for module in modules:
+                if any(True for _ in module.parameters()):
+                    fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
     def synchronize(self) -> None:
         """Wait for the device; for clocks."""

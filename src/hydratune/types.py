@@ -88,9 +88,14 @@ class FreezeStrategy(Protocol):
 
 
 class Metrics(Protocol):
-    """Accumulates over an evaluation; reads back from the device once, in `compute`."""
+    """Accumulates over an evaluation; reads back from the device once, in `compute`.
+
+    over_ranks: take up what the other processes have seen; asked for only where there are several.
+    """
 
     def update(self, outputs: Tensor, batch: Batch) -> None: ...
+
+    def over_ranks(self, runtime: Any) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
 

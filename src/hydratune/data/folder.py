@@ -6,15 +6,17 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import Dataset, MemorySplit, Split, carve, check_share, checked, pixel_statistics
+from hydratune.record.features import cache_home
 from hydratune.types import DataSpec, Task
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -39,9 +41,13 @@ class FileSplit:
             for batch in batches:
                 waiting.append([pool.submit(decode, self.paths[i], self.size) for i in batch.tolist()])
                 if len(waiting) > ahead:
-                    yield torch.stack([f.result() for f in waiting.pop(0)])
+                    yield self._stacked(waiting.pop(0))
             for futures in waiting:
-                yield torch.stack([f.result() for f in futures])
+                yield self._stacked(futures)
+
+    def _stacked(self, futures: Sequence[Future[Tensor]]) -> Tensor:
+        images = [f.result() for f in futures]
+        return torch.stack(images) if images else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
 def decode(path: Path, size: int) -> Tensor:
@@ -68,6 +74,20 @@ def decode(path: Path, size: int) -> Tensor:
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None
 
 
+def _fault(path: Path, size: int) -> str | None:
+    try:
+        decode(path, size)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _within(folder: Path) -> Path:
+    """Archives often hold one folder that holds all."""
+    entries = [e for e in folder.iterdir() if not e.name.startswith((".", "__MACOSX"))]
+    return entries[0] if len(entries) == 1 and any(e.is_dir() for e in entries[0].iterdir()) else folder
+
+
 class FileImages(Dataset):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
@@ -83,6 +103,7 @@ class FileImages(Dataset):
         split_seed: int,
         memory_mb: int,
         workers: int,
+        skip_broken: int = 0,
     ) -> None:
         super().__init__(task, augment)
         check_share("val_share", val_share)
@@ -90,7 +111,7 @@ class FileImages(Dataset):
             check_share("test_share", test_share)
         self.size, self.mean, self.std = size, mean, std
         self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
-        self.memory_mb, self.workers = memory_mb, workers
+        self.memory_mb, self.workers, self.skip_broken = memory_mb, workers, skip_broken
         self._found: dict[str, tuple[list[Path], Tensor]] | None = None
         self._decoded: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -113,6 +134,8 @@ class FileImages(Dataset):
         """Every split; what the source has not is carved out of train."""
         if self._found is None:
             parts = dict(self._indexed[0])
+            if self.skip_broken:
+                parts = self._whole(parts)
             for name, share in (("test", self.test_share), ("val", self.val_share)):
                 if name not in parts:
                     paths, labels = parts["train"]
@@ -121,6 +144,24 @@ class FileImages(Dataset):
                     parts["train"] = ([paths[i] for i in kept.tolist()], labels[kept])
             self._found = parts
         return self._found
+
+    def _whole(self, parts: dict[str, tuple[list[Path], Tensor]]) -> dict[str, tuple[list[Path], Tensor]]:
+        """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
+        broken: list[str] = []
+        result = {}
+        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+            for name, (paths, labels) in parts.items():
+                said = list(pool.map(lambda path: _fault(path, self.size), paths))
+                kept = [i for i, fault in enumerate(said) if fault is None]
+                broken += [fault for fault in said if fault is not None]
+                result[name] = ([paths[i] for i in kept], labels[kept])
+        for fault in broken[:20]:
+            print(f"warning: left out: {fault}")
+        if len(broken) > self.skip_broken:
+            raise ValueError(
+                f"dataset.skip_broken={self.skip_broken}: {len(broken)} files are no whole images. {broken[0]}"
+            )
+        return result
 
     def spec(self) -> DataSpec:
         names = self._indexed[1]
@@ -158,7 +199,7 @@ class FileImages(Dataset):
 
 
 class ImageFolder(FileImages):
-    """A folder per class, or `train`, `val` (or `valid`) and `test` folders of those."""
+    """A folder per class, or `train`, `val` (or `valid`) and `test` folders of those, or an archive of such folders."""
 
     def __init__(
         self,
@@ -173,18 +214,27 @@ class ImageFolder(FileImages):
         split_seed: int = 0,
         memory_mb: int = 2048,
         workers: int = 4,
+        skip_broken: int = 0,
     ) -> None:
-        """size: pixels of the square that images are cut to; mean, std: per channel, null measures them on train."""
-        super().__init__(task, augment, size, mean, std, val_share, test_share, split_seed, memory_mb, workers)
+        """size: pixels of the square that images are cut to; mean, std: per channel, null measures them on train.
+
+        skip_broken: how many files that are no whole images may be left out, each named.
+        """
+        super().__init__(
+            task, augment, size, mean, std, val_share, test_share, split_seed, memory_mb, workers, skip_broken
+        )
         self.root = Path(root)
 
     def index(self) -> tuple[dict[str, tuple[list[Path], Tensor]], list[str]]:
-        if not self.root.is_dir():
-            raise ValueError(f"dataset.root={self.root}: no such folder; it should hold a folder of images per class")
+        root = self.root
+        if is_archive(root):
+            root = _within(unpacked(root, cache_home() / "archives"))
+        if not root.is_dir():
+            raise ValueError(f"dataset.root={root}: no such folder; it should hold a folder of images per class")
         aliases = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
-        folders = {p: self.root / a for p, names in aliases.items() for a in names if (self.root / a).is_dir()}
+        folders = {p: root / a for p, names in aliases.items() for a in names if (root / a).is_dir()}
         if "train" not in folders:
-            folders = {"train": self.root}
+            folders = {"train": root}
         names = sorted(e.name for e in os.scandir(folders["train"]) if e.is_dir() and not e.name.startswith("."))
         parts = {part: self._scan(folder, names) for part, folder in folders.items()}
         if not names or not parts["train"][0]:

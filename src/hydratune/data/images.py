@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tarfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -122,6 +123,7 @@ def open_torchvision(class_name: str, root: Path, download: bool, arguments: dic
     except RuntimeError as absent:
         if not download:
             raise ValueError(_absent(class_name, root, absent)) from None
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # what is downloaded stays in its folder
     try:
         return make(str(root), download=True, **arguments)
     except (OSError, RuntimeError) as error:

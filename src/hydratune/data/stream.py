@@ -30,12 +30,20 @@ class Stream:
         augment: Augment | None = None,
         seed: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        """in_channels: what the network wants; a grey image is repeated to it. augment: None for evaluation."""
+        """in_channels: what the network wants; a grey image is repeated to it. augment: None for evaluation.
+
+        rank, world: of every global batch this process gets its part; which samples those are depends on neither.
+        """
         self.split, self.spec, self.seed, self.device = split, spec, seed, device
+        self.rank, self.world = rank, world
         self.memory_format = memory_format
         self.batch_size = min(batch_size, len(split))
         self.augment = augment or Augment()
+        if self.batch_size < world:
+            raise ValueError(f"batch_size={self.batch_size}: fewer samples than the {world} processes that share them")
         self.steps_per_epoch = len(split) // self.batch_size
         channels = spec.input_shape[0]
         if in_channels not in (None, channels) and channels != 1:
@@ -57,19 +65,27 @@ class Stream:
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The global batches of steps [first_step, last_step)."""
         step = first_step
-        for epoch, ids in self._epochs(first_step, last_step):
+        mixes = bool(self.augment.mixup or self.augment.cutmix)
+        for epoch, every in self._epochs(first_step, last_step):
             table = self._table(epoch)
+            ids = every if mixes else [self._own(these) for these in every]
             for these, images in zip(ids, self._read(ids), strict=True):
                 inputs = self._prepare(images, these, None if table is None else table[these])
                 inputs, targets = self.augment.mix(inputs, self._labels[these], self.spec.num_classes, self.seed, step)
-                yield Batch(inputs, targets, these)
+                # a partner may be another rank's sample: what is mixed is divided after that
+                parts = (self._own(t) for t in (inputs, targets, these)) if mixes else (inputs, targets, these)
+                yield Batch(*parts)
                 step += 1
 
     def rows(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(sample numbers, their rows in a table made in the order of `distinct`) of the same batches."""
         for epoch, ids in self._epochs(first_step, last_step):
             start = (epoch % (self.augment.distinct or 1)) * len(self.split)
-            yield from ((these, start + these) for these in ids)
+            yield from ((these, start + these) for these in map(self._own, ids))
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """This process's part of a global batch."""
+        return rows.tensor_split(self.world)[self.rank] if self.world > 1 else rows
 
     def labelled(self, inputs: Tensor, ids: Tensor) -> Batch:
         """What a table holds of these samples, as a batch."""
@@ -105,13 +121,17 @@ class Stream:
     def once(self) -> Iterator[Batch]:
         """Every sample once, in order; for a stream without augmentation."""
         assert not self.augment.per_sample
-        ids = list(torch.arange(len(self.split), device=self.device).split(self.batch_size))
+        ids = self._batches_once()
         for these, images in zip(ids, self._read(ids), strict=True):
             yield Batch(self._prepare(images, these, None), self._labels[these], these)
 
     def rows_once(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(sample numbers, their rows in a table) of the same batches."""
-        yield from ((ids, ids) for ids in torch.arange(len(self.split), device=self.device).split(self.batch_size))
+        yield from ((ids, ids) for ids in self._batches_once())
+
+    def _batches_once(self) -> list[Tensor]:
+        every = torch.arange(len(self.split), device=self.device).split(self.batch_size)
+        return [self._own(ids) for ids in every]
 
     def images(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] float, normalised and not augmented."""

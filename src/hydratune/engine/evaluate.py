@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
+from hydratune import signals
 from hydratune.data.stream import Stream
+from hydratune.engine.memory import in_parts
 from hydratune.engine.trunk import Trunk
 from hydratune.models.network import Network
 from hydratune.runtime import Runtime
-from hydratune.types import DataSpec, Metrics, Task
+from hydratune.types import DataSpec, Features, Metrics, Task
 
 
 def evaluate(network: Network, task: Task, stream: Stream, spec: DataSpec, runtime: Runtime) -> Metrics:
@@ -22,18 +25,32 @@ def evaluate(network: Network, task: Task, stream: Stream, spec: DataSpec, runti
 def evaluate_tails(
     networks: Sequence[Network], cuts: Sequence[int], task: Task, trunk: Trunk, spec: DataSpec, runtime: Runtime
 ) -> list[Metrics]:
-    """The same for networks that are one below their cuts; every layer's train or eval mode is left as it was."""
+    """The same for networks that are one below their cuts; every layer's train or eval mode is left as it was.
+
+    Raises Stopped where a signal is waiting: an evaluation may take long, and can be made again.
+    """
     # Layer by layer: a frozen BatchNorm may stand in eval within a group that trains.
     groups = [group for network in networks for group in network.groups]
     modes = [(layer, layer.training) for group in groups for layer in group.module.modules()]
     for group in groups:
         group.module.eval()
     metrics = [task.metrics(spec, runtime.torch_device) for _ in networks]
-    for batch, features in trunk.once():
-        for network, cut, seen in zip(networks, cuts, metrics, strict=True):
-            with runtime.autocast():
-                outputs = network.forward(features[cut], cut)
-            seen.update(outputs, batch)
-    for layer, mode in modes:
-        layer.training = mode
+    try:
+        for batch, features in trunk.once():
+            if (number := runtime.agreed(signals.asked())) is not None:
+                raise signals.Stopped(number)
+            for network, cut, seen in zip(networks, cuts, metrics, strict=True):
+                outputs = in_parts(partial(_outputs, runtime, network, cut), features[cut], len(batch.ids))
+                seen.update(outputs, batch)
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+    if runtime.world > 1:
+        for seen in metrics:
+            seen.over_ranks(runtime)
     return metrics
+
+
+def _outputs(runtime: Runtime, network: Network, cut: int, features: Features) -> Features:
+    with runtime.autocast():
+        return network.forward(features, cut)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
+from hydratune import signals
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate_tails
 from hydratune.engine.settings import Cadence
@@ -34,6 +35,7 @@ def advance(
     What lies below the groups that a trial has ever changed is the same for all: that trunk runs once per batch for all
     of them, or not at all where its outputs are cached. A failure takes one trial out and leaves the others alone.
     """
+    _settle(trials, first_step, train_stream, val_stream, caches)
     ends = {t: (until or {}).get(t, t.num_steps) for t in trials}
     left = [t for t in trials if first_step < ends[t] and t.stopped is None]
     yield from (t for t in trials if t not in left)
@@ -68,7 +70,9 @@ def advance(
 
             logs = step % cadence.log_every == 0 or step == end
             due = step % cadence.eval_every == 0
-            if logs or due or step == stretch or step % cadence.save_every == 0 or any(t.failed for t in trials):
+            asked = trials[0].runtime.agreed(signals.asked())
+            saves = step % cadence.save_every == 0 or asked
+            if logs or due or saves or step == stretch or any(t.failed for t in trials):
                 for trial, leader in led.items():
                     take(trial, leader, step)
             running = [t for t in trials if t.failed is None]
@@ -80,12 +84,15 @@ def advance(
                     seen = trial.log(step, samples, now - logged_at)
                 line.show(step, {**seen, **_metric(running)})
                 logged, logged_at = step, now
-            _evaluate([t for t in running if due or step == ends[t]], step, led, val_cuts, val_trunk)
+            looks = [t for t in running if due or step == ends[t]]
+            asked = _evaluate(looks, step, led, val_cuts, val_trunk) or asked
             for trial in running:
                 done = step == ends[trial] or trial.stopped
-                if done or step % cadence.save_every == 0 or trial.best.get("step") == step:
+                if done or saves or asked or trial.best.get("step") == step:
                     with trial.alone():
                         save(trial, step)
+            if asked:
+                raise signals.Stopped(asked)
             if due or step == end:
                 line.milestone(step, {**seen, **_metric(running)})
                 logged, logged_at = step, time.perf_counter()
@@ -122,28 +129,54 @@ def _trunks(
     return cuts, trunks[0], val_cuts, trunks[1]
 
 
+def _settle(
+    trials: Sequence[Trial], step: int, train_stream: Stream, val_stream: Stream, caches: Caches | None
+) -> None:
+    """The evaluations after `step` that a signal left no time for."""
+    owing = [t for t in trials if t.owed]
+    for trial in owing:
+        trial.enter(trial.phase_at(step - 1))
+    if owing:
+        _, _, cuts, trunk = _trunks(owing, step - 1, train_stream, val_stream, caches)
+        if asked := _evaluate(owing, step, {}, cuts, trunk):
+            raise signals.Stopped(asked)
+        for trial in owing:
+            save(trial, step)
+
+
 def _evaluate(
     due: Sequence[Trial], step: int, led: Mapping[Trial, Trial], cuts: Mapping[Trial, int], trunk: Trunk
-) -> None:
-    """All that are due in one pass over the validation split; the followers' numbers are their leaders'."""
+) -> int | None:
+    """All that are due in one pass over the validation split; the followers' numbers are their leaders'.
+
+    Returns the signal that broke it off, if one did; the trials owe the evaluation then.
+    """
     looked = [t for t in due if t not in led or led[t] not in due]
     if not looked:
-        return
-    with ExitStack() as averaged:
-        for trial in looked:
-            averaged.enter_context(trial.averaged_weights())
-        first, networks = looked[0], [t.network for t in looked]
-        metrics = evaluate_tails(networks, [cuts[t] for t in looked], first.task, trunk, first.spec, first.runtime)
+        return None
+    for trial in due:
+        trial.owed = True
+    try:
+        with ExitStack() as averaged:
+            for trial in looked:
+                averaged.enter_context(trial.averaged_weights())
+            first, networks = looked[0], [t.network for t in looked]
+            metrics = evaluate_tails(networks, [cuts[t] for t in looked], first.task, trunk, first.spec, first.runtime)
+    except signals.Stopped as stopped:
+        return stopped.number
     values = {trial: seen.compute() for trial, seen in zip(looked, metrics, strict=True)}
     for trial in due:
         trial.note(step, values[trial if trial in values else led[trial]])
+    return None
 
 
 def save(trial: Trial, step: int) -> None:
-    """A checkpoint of after `step` updates; the best and the last are kept."""
-    directory = trial.run.checkpoints
-    checkpoint.save(directory, step, trial.snapshot(step))
-    checkpoint.prune(directory, keep={step, trial.best.get("step", step)})
+    """A checkpoint of after `step` updates, by the first rank; the best and the newest are kept."""
+    snapshot = trial.snapshot(step)
+    if trial.runtime.rank == 0:
+        checkpoint.save(trial.run.checkpoints, step, snapshot)
+        checkpoint.prune(trial.run.checkpoints, {step, trial.best.get("step", step)}, trial.settings.keep)
+    trial.runtime.wait_for_all()
 
 
 def _metric(trials: Sequence[Trial]) -> dict[str, str]:

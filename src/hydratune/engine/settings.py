@@ -25,12 +25,17 @@ class Settings:
     eval_every: int | None = None  # steps; null: once an epoch
     save_every: int | None = None  # steps; null: with every evaluation. The best and the last are kept
     log_every: int = 50  # steps
+    keep: int = 1  # checkpoints, the newest first; the best is kept besides
+    on_nonfinite: str = "stop"  # or skip: a step whose loss or gradient is NaN or Inf is not made
+    skip_budget: int = 10  # such steps, before it stops all the same
 
     def __post_init__(self) -> None:
-        for key in ("accumulate", "patience", "eval_every", "save_every", "log_every"):
+        for key in ("accumulate", "patience", "eval_every", "save_every", "log_every", "keep", "skip_budget"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"engine.{key}={value}: at least 1")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"engine.on_nonfinite={self.on_nonfinite}: stop or skip")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"engine.clip={self.clip}: must be above 0")
         if self.ema is not None and not 0 < self.ema < 1:

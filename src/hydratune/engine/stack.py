@@ -72,7 +72,7 @@ def stacked(trials: Sequence[Trial], cuts: Mapping[Trial, int], step: int) -> He
         if type(module) is not nn.Linear or module.weight.numel() > LARGEST or module.weight.dtype != torch.float32:
             continue
         alone = phase.trainable == frozenset(head.names.values()) and cuts[trial] == len(trial.network.groups) - 1
-        if alone and trial.settings.accumulate == 1 and trial.runtime.world == 1 and not trial.runtime.compile:
+        if alone and trial.backward.parts == 1 and trial.runtime.world == 1 and not trial.runtime.compile:
             found.setdefault((trial.recipe.optimizer_class(), module.bias is None), []).append(trial)
     largest = max(found.values(), key=len, default=[])
     return HeadStack(largest) if len(largest) > 1 else None

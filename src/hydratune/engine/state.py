@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydratune.company import like, local
 from hydratune.freeze.phases import set_mode
 from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
@@ -50,6 +51,7 @@ def load_optimizer_state(
             value = value.to(parameter.device)
             if value.ndim and value.shape == parameter.shape:  # factored state, as Adafactor's, has shapes of its own
                 value = value.contiguous(memory_format=layout(parameter))
+                value = like(parameter, value)
         optimizer.state[parameter][field] = value
 
 
@@ -139,7 +141,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """Of every bit; SHA-256, which processors compute three times as fast as BLAKE2."""
     result = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        flat = local(tensor.detach()).cpu().contiguous().reshape(-1)
         result.update(flat.view(torch.uint8).numpy().data)
     return result.hexdigest()
 

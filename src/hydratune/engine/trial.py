@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils._pytree import tree_map
 
+from hydratune.company import assign, local, whole
+from hydratune.engine.backward import Backward
+from hydratune.engine.nonfinite import refusal, which
 from hydratune.engine.settings import Settings
 from hydratune.engine.state import (
     Meters,
@@ -32,10 +34,6 @@ from hydratune.record import checkpoint
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
 from hydratune.types import Batch, DataSpec, Features, Phase, Task
-
-
-class NonFinite(RuntimeError):
-    """Loss or gradient is NaN or Inf; raised before the update, so the weights are still those of the last step."""
 
 
 class Trial:
@@ -63,6 +61,9 @@ class Trial:
         self.history: list[list[float]] = []  # [step, value] of every evaluation
         self.stopped: str | None = None  # why it ended before its last step
         self.failed: Exception | None = None
+        self.owed = False  # the evaluation after its last step, which a signal did not leave time for
+        self.skips: list[dict[str, Any]] = []  # steps that were not made, their loss or gradient being not finite
+        self.backward = Backward(task, runtime, settings.accumulate)
         self.meters = Meters.on(runtime.torch_device)
         self.phase: Phase | None = None
 
@@ -85,6 +86,7 @@ class Trial:
         self._trainable = [self.parameters[n] for n in self.parameters if n in phase.trainable]
         self._pulled = [(self.parameters[n], w) for n, w in self.start.items() if n in phase.trainable]
         set_modes(self.network, phase)
+        self.backward.enter([m for g in self.network.groups for m in g.module.modules()])
         self._fingerprint = digest(frozen_tensors(self.network, phase))
         # A graph compiled for another phase trains nothing that has thawed since.
         self._tail = torch.compile(self._run_tail) if self.runtime.compile else self._run_tail
@@ -128,30 +130,10 @@ class Trial:
     def step(self, step: int, features: Features, batch: Batch, first: int) -> None:
         """Update on `features`, the output of groups[:first] (the inputs themselves where first is 0)."""
         self.prepare(step)
-        phase = self.phase
-        assert phase is not None
         started = time.perf_counter()
-        micro = self.settings.accumulate
-        forward = 0.0
-        if micro == 1 and self.runtime.world == 1:
-            total, count = self._forward(step, 0, features, batch, first)
-            loss = total / count
-            forward = time.perf_counter() - started
-            loss.backward()
-        else:
-            # The loss is a sum: gradients add up over parts and ranks, and are divided once by the global count.
-            loss, samples = torch.zeros_like(self.meters.loss), torch.zeros_like(self.meters.loss)
-            for m, (part, sub) in enumerate(_micro_batches(features, batch, micro)):
-                began = time.perf_counter()
-                total, count = self._forward(step, m, part, sub, first)
-                forward += time.perf_counter() - began
-                total.backward()
-                loss += total.detach()
-                samples += count
-            gradients = [p.grad for p in self._trainable if p.grad is not None]
-            self.runtime.sum_over_ranks([*gradients, loss, samples])
-            torch._foreach_div_(gradients, samples)
-            loss /= samples
+        loss, forward = self.backward.run(
+            step, features, batch, lambda part, own: self._forward(step, part, own, first), self._trainable
+        )
         self.update(step, loss, batch, forward, time.perf_counter() - started - forward)
 
     def update(self, step: int, loss: Tensor, batch: Batch, forward: float, backward: float) -> None:
@@ -164,44 +146,49 @@ class Trial:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=self.recipe.l2_sp)
         norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
-        if not math.isfinite(norm):
-            self._refuse(step, float(loss.detach()), batch)
+        if not math.isfinite(whole(norm) + 0 * loss):
+            self._skip(step, float(loss), batch)
+            return
         if self.settings.clip is not None:
             clip_grads_with_norm_(self._trainable, self.settings.clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.settings.ema is not None:
             with torch.no_grad():  # else every average would carry the graph of all steps before
-                torch._foreach_lerp_(list(self.ema.values()), list(self._averaged.values()), 1 - self.settings.ema)
-        self.meters.add(loss.detach(), norm, forward, backward + time.perf_counter() - started)
+                averages, weights = ([local(t) for t in d.values()] for d in (self.ema, self._averaged))
+                torch._foreach_lerp_(averages, weights, 1 - self.settings.ema)
+        self.meters.add(loss, whole(norm), forward, backward + time.perf_counter() - started)
 
     def rate_at(self, base: float, phase: Phase, step: int) -> float:
         """base: the parameter group's own; a phase's rate takes the optimizer's place in it."""
         own = base if phase.lr is None else phase.lr * (base / self.recipe.lr)
-        return own * self.schedule.factor(step, self.num_steps) * phase.lr_scale
+        return own * self.schedule.factor(step - len(self.skips), self.num_steps) * phase.lr_scale
 
-    def _forward(self, step: int, micro: int, features: Features, batch: Batch, first: int) -> tuple[Tensor, int]:
+    def _forward(self, step: int, part: int, features: Features, first: int) -> Features:
         assert self.phase is not None
-        self.runtime.seed_noise(derive_seed(self.seed, "noise", step, self.runtime.rank, micro))
+        self.runtime.seed_noise(derive_seed(self.seed, "noise", step, self.runtime.rank, part))
         with self.runtime.autocast():
             if first < self.phase.cut:
                 with torch.no_grad():
                     features = self.network.forward(features, first, self.phase.cut)
-            outputs = self._tail(features, max(first, self.phase.cut))
-        loss = self.task.loss(outputs, batch)
-        return loss.sum, loss.count
+            return self._tail(features, max(first, self.phase.cut))
 
     def _run_tail(self, features: Features, first: int) -> Features:
         return self.network.forward(features, first)
 
-    def _refuse(self, step: int, loss: float, batch: Batch) -> None:
-        ids = batch.ids.tolist()
-        self.run.update(nonfinite={"step": step, "loss": loss, "sample_ids": ids})
-        raise NonFinite(
-            f"step {step}: {'loss' if not math.isfinite(loss) else 'gradient'} is not finite (loss {loss}); stopped "
-            f"before the update. Samples of the batch: {ids[:8]}{'...' if len(ids) > 8 else ''} (all in run.json). "
-            "A smaller optimizer.lr, engine.clip=1.0 or schedule.warmup_steps often helps"
-        )
+    def _skip(self, step: int, loss: float, batch: Batch) -> None:
+        """No update: it stops here, or the step counts neither for the schedule nor for averages."""
+        self.backward.put_back()
+        self.optimizer.zero_grad(set_to_none=True)
+        ids = self.runtime.joined(batch.ids).tolist()
+        found = {"step": step, "loss": loss, "sample_ids": ids}
+        budget = self.settings.skip_budget if self.settings.on_nonfinite == "skip" else 0
+        if len(self.skips) >= budget:
+            self.run.update(nonfinite=found)
+            raise refusal(step, loss, ids, budget)
+        self.skips = [*self.skips, found]
+        self.run.update(skipped=self.skips)
+        print(f"warning: step {step}: {which(loss)} is not finite; skipped, {budget - len(self.skips)} more may be")
 
     # ---- beside others
 
@@ -217,7 +204,7 @@ class Trial:
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """What validation gave after `step` updates; keeps count of the best."""
-        self.last = values
+        self.last, self.owed = values, False
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         score = values[self.task.monitor]
         self.history = [*self.history, [step, score]]
@@ -261,6 +248,7 @@ class Trial:
         state = {
             "step": step,
             "optimizer_values": values,
+            "optimizer_tensors": sorted(tensors),
             "num_steps": self.num_steps,
             "best": self.best,
             "last": self.last,
@@ -268,33 +256,32 @@ class Trial:
             "history": self.history,
             "meters": {"loss": float(self.meters.loss), "norm": float(self.meters.norm), "summed": self.meters.summed},
             "stopped": self.stopped,
+            "owed": self.owed,
+            "skips": self.skips,
+            "parts": self.backward.parts,
             "classes": list(self.spec.class_names),
             "precision": str(self.runtime.chosen),
             **more,
         }
-        return checkpoint.Snapshot(self.network.state_dict(), tensors, self.ema, state, self.start)
+        parts = (self.network.state_dict(), tensors, self.ema, self.start)
+        model, moments, averages, start = ({n: whole(t.detach()) for n, t in part.items()} for part in parts)
+        return checkpoint.Snapshot(model, moments, averages, state, start)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Take up a snapshot; the step to go on with."""
         self.network.load(snapshot.model)
         values = snapshot.state["optimizer_values"]
+        if lacking := sorted(set(snapshot.state["optimizer_tensors"]) - snapshot.optimizer.keys()):
+            raise ValueError(f"checkpoint: the optimizer's {lacking[0]} is not there")
         load_optimizer_state(self.optimizer, self.parameters, snapshot.optimizer, values)
         for name, tensor in snapshot.ema.items():
-            self.ema[name].copy_(tensor)
+            assign(self.ema[name], tensor)
         for name, tensor in snapshot.start.items():
-            self.start[name].copy_(tensor)
+            assign(self.start[name], tensor)
         state = snapshot.state
         self.best, self.last, self.since_best = state["best"], state["last"], state["since_best"]
         self.history = state["history"]
         self.meters.restore(**state["meters"])
-        self.stopped = state["stopped"]
+        self.stopped, self.owed, self.skips = state["stopped"], state["owed"], state["skips"]
+        self.backward.parts = state["parts"]
         return state["step"]
-
-
-def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[Features, Batch]]:
-    """Equal parts of a global batch; the last may be smaller."""
-    size = math.ceil(len(batch.ids) / count)
-    starts = range(0, len(batch.ids), size)
-    parts = zip(batch.inputs.split(size), batch.targets.split(size), batch.ids.split(size), strict=True)
-    shares = [tree_map(lambda t, a=a: t[a : a + size], features) for a in starts]
-    return [(f, Batch(*part)) for f, part in zip(shares, parts, strict=True)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from hydratune.data.stream import Stream
+from hydratune.engine.memory import in_parts
 from hydratune.engine.state import digest
 from hydratune.freeze.cost import PhaseCost
 from hydratune.models.network import Network
@@ -65,10 +68,19 @@ class Trunk:
                 assert at is not None
                 features = table[at.to(table.device)].to(self.runtime.torch_device)
             elif cut:
-                with torch.no_grad(), self.runtime.autocast():
-                    features = self.network.forward(features, reached, cut)
+                features = in_parts(partial(self._run, reached, cut), features, _count(features))
             result[cut], reached = features, cut
         return result
+
+    @torch.no_grad()
+    def _run(self, first: int, last: int, features: Features) -> Features:
+        with self.runtime.autocast():
+            return self.network.forward(features, first, last)
+
+
+def _count(features: Features) -> int:
+    """Samples."""
+    return len(tree_flatten(features)[0][0])
 
 
 @dataclass(frozen=True)

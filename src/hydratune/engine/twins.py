@@ -42,7 +42,8 @@ def _course(trial: Trial, step: int, stretch: int) -> object:
         if name in phase.trainable
     }
     optimizer = (recipe.optimizer_class(), repr(sorted(recipe.options.items())), recipe.l2_sp)
-    trains = (settings.accumulate, settings.clip, settings.ema, settings.patience, trial.seed)
+    odd = (settings.on_nonfinite, settings.skip_budget, repr(trial.skips), trial.backward.parts)
+    trains = (settings.clip, settings.ema, settings.patience, trial.seed, *odd)
     return phase.trainable, phase.cut, phase.norm, frozenset(rates), optimizer, trains
 
 
@@ -62,6 +63,7 @@ def take(trial: Trial, leader: Trial, step: int) -> None:
     own = trial.network.state_dict()
     for name, tensor in theirs.items():
         own[name].copy_(tensor)
+    trial.skips, trial.backward.parts = leader.skips, leader.backward.parts
     for name in leader.ema.keys() & trial.ema.keys() & theirs.keys():
         trial.ema[name].copy_(leader.ema[name])
     for name in phase.trainable:

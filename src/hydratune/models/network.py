@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from hydratune.company import assign
 from hydratune.types import Body, Features, LayerGroup
 
 T = TypeVar("T", bound=Tensor)
@@ -76,7 +77,7 @@ class Network:
     def copy(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
         """Each of `own` becomes what `tensors` has under its name."""
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            assign(tensor, tensors[name])
 
 
 def build_network(body: Body, head: nn.Module) -> Network:

@@ -10,6 +10,7 @@ step-00001200/model.safetensors      every parameter and buffer by its name in t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+REPLACED = ".replaced"
 PARTS = ("model", "optimizer", "ema", "start")
 
 
@@ -36,15 +38,33 @@ class Snapshot:
     start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class NotSaved(OSError):
+    """A checkpoint could not be written; those that were there before are as they were."""
+
+
 def save(directory: Path, step: int, snapshot: Snapshot) -> Path:
-    """Write `directory`/step-<step>; what exists there already is replaced only by a whole one."""
+    """Write `directory`/step-<step>; what exists there already is replaced only by a whole one. Raises NotSaved."""
+    from safetensors import SafetensorError
+
+    try:
+        return _saved(directory, step, snapshot)
+    except (OSError, SafetensorError) as error:
+        left = newest_valid(directory)[0]
+        before = f"the one before it, {left.name}, is whole" if left else "there is none before it"
+        raise NotSaved(f"no checkpoint of step {step} in {directory} ({error}); {before}") from error
+
+
+def _saved(directory: Path, step: int, snapshot: Snapshot) -> Path:
     from safetensors.torch import save_file
 
     final = directory / f"step-{step:08d}"
     partial = directory / f".partial-{final.name}-{os.getpid()}"
     directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob(".partial-*"):  # of a process that was killed while it saved; the run is claimed
+    # Of a process that was killed while it saved; the run is claimed.
+    for leftover in directory.glob(".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for moved in directory.glob(f"step-*{REPLACED}"):
+        _put_back(moved)
     try:
         partial.mkdir()
         for name in PARTS:
@@ -59,13 +79,27 @@ def save(directory: Path, step: int, snapshot: Snapshot) -> Path:
         (partial / MANIFEST).write_text(json.dumps(entries, indent=1))
         fsync(partial / MANIFEST)
         fsync(partial)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(partial, final)
+        replaced = final.with_name(f"{final.name}{REPLACED}")
+        if final.exists():  # under that name it is still found, should the process end just here
+            os.rename(final, replaced)
+        try:
+            os.rename(partial, final)
+        finally:
+            if replaced.exists():
+                _put_back(replaced)
         fsync(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+def _put_back(moved: Path) -> None:
+    """A checkpoint that was to be replaced: it goes where another has come, and comes back where none has."""
+    final = moved.with_name(moved.name.removesuffix(REPLACED))
+    if final.exists():
+        shutil.rmtree(moved, ignore_errors=True)
+    else:
+        os.rename(moved, final)
 
 
 def load(path: Path) -> Snapshot:
@@ -101,14 +135,21 @@ def weights_hash(path: Path) -> str:
 
 def steps(directory: Path) -> list[int]:
     """Steps of the published checkpoints, ascending."""
-    return sorted(int(p.name.removeprefix("step-")) for p in directory.glob("step-*") if (p / MANIFEST).exists())
+    published = {p.name.removesuffix(REPLACED) for p in directory.glob("step-*") if (p / MANIFEST).exists()}
+    return sorted(int(name.removeprefix("step-")) for name in published)
+
+
+def path_of(directory: Path, step: int) -> Path:
+    path = directory / f"step-{step:08d}"
+    moved = path.with_name(f"{path.name}{REPLACED}")
+    return moved if not path.exists() and moved.exists() else path
 
 
 def newest_valid(directory: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that verifies, complaints about newer ones that do not)."""
     complaints: list[str] = []
     for step in reversed(steps(directory)):
-        path = directory / f"step-{step:08d}"
+        path = path_of(directory, step)
         try:
             verify(path)
             return path, complaints
@@ -117,11 +158,46 @@ def newest_valid(directory: Path) -> tuple[Path | None, list[str]]:
     return None, complaints
 
 
-def prune(directory: Path, keep: set[int]) -> None:
-    """Remove all but the checkpoints of the steps in `keep`."""
-    for step in steps(directory):
-        if step not in keep:
-            shutil.rmtree(directory / f"step-{step:08d}")
+def prune(directory: Path, keep: set[int], newest: int = 1) -> None:
+    """Remove all but the checkpoints of the steps in `keep`, the `newest` ones, and those that somebody holds.
+
+    Only whole ones count as kept: where one of those is damaged, none is removed.
+    """
+    every = steps(directory)
+    kept = keep.union(every[-newest:])
+    if any(not _sized(path_of(directory, step)) for step in kept.intersection(every)):
+        return
+    for step in every:
+        path = path_of(directory, step)
+        if step not in kept and not _is_held(path):
+            shutil.rmtree(path)
+
+
+def _sized(path: Path) -> bool:
+    """Whether its files have the sizes that its manifest says: cheap enough for every save."""
+    try:
+        entries = json.loads((path / MANIFEST).read_text())
+        return all((path / name).stat().st_size == entry["size"] for name, entry in entries.items())
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return False
+
+
+def hold(path: Path) -> int:
+    """Keep this checkpoint from being pruned while the descriptor is open: a child may have to begin from it again."""
+    descriptor = os.open(path / MANIFEST, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with open(path / MANIFEST) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def sha256(path: Path) -> str:

@@ -12,25 +12,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hydratune.secrets import hidden
+
 
 class Screen:
     """The terminal. Where the output is no terminal, a plain line per evaluation instead of a live one."""
 
-    def __init__(self, file: IO[str] | None = None) -> None:
-        """file: in place of the standard output."""
+    def __init__(self, file: IO[str] | None = None, quiet: bool = False) -> None:
+        """file: in place of the standard output. quiet: another process says it."""
         out = file or sys.stdout
         width = None if out.isatty() else 160  # a log file has room; a terminal has what it has
-        self.console = Console(file=out, highlight=False, width=width)
+        self.console = Console(file=out, highlight=False, width=width, quiet=quiet)
 
     def line(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(hidden(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i == 0 else "default", overflow="fold")
         for row in rows:
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*(hidden(str(cell)) for cell in row))
         self.console.print(table)
 
     def progress(self, label: str, first: int, total: int) -> LiveLine:

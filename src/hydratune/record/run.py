@@ -10,31 +10,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hydratune.record.tensorboard import Board
+from hydratune.record.tensorboard import Board, SilentBoard
+from hydratune.secrets import hidden
 
 
 class Run:
-    """Claims a directory, keeps run.json current, and owns its checkpoints and its TensorBoard writer.
+    """Claims a directory, keeps run.json current, and owns its checkpoints and its TensorBoard writer; or, being one
+    of several processes' and not the first's, writes nothing at all.
 
     The claim is an advisory lock that the kernel drops with the process, so no stale one stays behind.
     Raises ValueError where another live process has the directory.
     """
 
-    def __init__(self, directory: Path, record: dict[str, Any], first_step: int = 0) -> None:
+    def __init__(self, directory: Path, record: dict[str, Any], first_step: int = 0, silent: bool = False) -> None:
         """first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it."""
-        self.directory = directory
+        self.directory, self.silent = directory, silent
         self.checkpoints = directory / "checkpoints"
-        self._lock: int | None = claim(directory)
+        self._lock: int | None = os.open(os.devnull, os.O_RDONLY) if silent else claim(directory)
         known = {k: v for k, v in read_record(directory).items() if k not in ("error", "nonfinite")}
         self._before, self._started = float(known.get("seconds") or 0), time.perf_counter()
         self.record: dict[str, Any] = {**known, **record, "status": "running"}
         self.update()
-        self.board = Board(directory, first_step)
+        self.board = SilentBoard() if silent else Board(directory, first_step)
 
     def update(self, **changes: Any) -> None:
         """Change entries of run.json, atomically."""
         self.record.update(changes)
-        write_json(self.directory / "run.json", self.record)
+        if not self.silent:
+            write_json(self.directory / "run.json", self.record)
 
     @property
     def seconds(self) -> float:
@@ -43,7 +46,8 @@ class Run:
 
     def table(self, name: str, markdown: str) -> None:
         """A report as `<name>.md` and as text in TensorBoard."""
-        (self.directory / f"{name}.md").write_text(markdown + "\n")
+        if not self.silent:
+            write_text(self.directory / f"{name}.md", markdown + "\n")
         self.board.text(name, markdown)
 
     def __enter__(self) -> Run:
@@ -88,5 +92,5 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all, whoever reads it meanwhile."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(hidden(text))
     os.replace(partial, path)

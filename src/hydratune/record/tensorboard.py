@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hydratune.secrets import hidden
+
 
 def load() -> None:
     """Import it now; for a process that others are forked from."""
@@ -27,7 +29,7 @@ class Board:
             self._writer.add_scalar(tag, value, step)
 
     def text(self, tag: str, markdown: str) -> None:
-        self._writer.add_text(tag, markdown, self._first_step)
+        self._writer.add_text(tag, hidden(markdown), self._first_step)
 
     def picture(self, tag: str, image: Tensor, step: int) -> None:
         """image: [3, H, W] uint8"""
@@ -37,10 +39,26 @@ class Board:
         """Into this run's own file: SummaryWriter.add_hparams would start a run of its own beneath it."""
         from torch.utils.tensorboard.summary import hparams as summaries
 
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+        plain = {k: v if isinstance(v, bool | int | float) else hidden(str(v)) for k, v in hparams.items()}
         for summary in summaries(plain, dict(metrics)):
             self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)
 
     def close(self) -> None:
         self._writer.close()
+
+
+class SilentBoard(Board):
+    """Writes nothing."""
+
+    def __init__(self) -> None: ...
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def text(self, tag: str, markdown: str) -> None: ...
+
+    def picture(self, tag: str, image: Tensor, step: int) -> None: ...
+
+    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...

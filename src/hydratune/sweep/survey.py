@@ -8,6 +8,7 @@ from typing import Any
 
 from hydratune.assemble import Job
 from hydratune.job import gather
+from hydratune.member import meter
 from hydratune.types import Phase
 
 
@@ -27,14 +28,14 @@ def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
     passes = len(room.val_split) / stream.batch_size
     for member in members:
         member.network.to(room.runtime.torch_device, chosen.memory_format)
-        meter = room.meter(member, stream, meters)
+        known = meter(member, room.dataset.task, room.runtime, stream, meters)
         every = frozenset(member.network.parameters())
-        whole = meter.phase(Phase(0, 1, every, cut=0))
+        whole = known.phase(Phase(0, 1, every, cut=0))
         forward = whole.seconds / 3  # of a step that trains everything
         cadence = member.settings.cadence(room.steps_per_epoch)
         phases = []
         for phase in member.phases:
-            cost = meter.phase(phase)
+            cost = known.phase(phase)
             if cost.trunk_share:
                 forward = cost.trunk_seconds / cost.trunk_share
             phases.append(

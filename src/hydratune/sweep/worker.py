@@ -16,25 +16,18 @@ import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hydratune.assemble import Job
+from hydratune import signals
+from hydratune.assemble import Job, from_json
 from hydratune.record.progress import LiveLine, Screen
-from hydratune.record.run import claim, read_record, write_json
-
-
-def as_json(job: Job) -> dict[str, Any]:
-    return {**vars(job), "directory": str(job.directory)}
-
-
-def from_json(values: Mapping[str, Any]) -> Job:
-    return Job(**{**values, "directory": Path(values["directory"])})
+from hydratune.record.run import claim, read_record, write_json, write_text
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
     """mode: train, pretrain (what the first one asks for), survey (what each would cost), or soup:how:directory."""
+    signals.listen(impatient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
-    signal.signal(signal.SIGTERM, _stop)
     _log_to(log)
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     if gpu is not None:
@@ -106,7 +99,7 @@ def record_failure(directory: Path, error: BaseException | str) -> None:
     """The traceback, and a run.json that says so, also where the run had not begun."""
     directory.mkdir(parents=True, exist_ok=True)
     whole = error if isinstance(error, str) else "".join(traceback.format_exception(error))
-    (directory / "traceback.txt").write_text(whole)
+    write_text(directory / "traceback.txt", whole)
     try:
         lock = claim(directory)
     except ValueError:
@@ -172,10 +165,6 @@ def _log_to(path: str) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable()
-
-
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _watch(connection: Connection) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydratune.runtime import Runtime
 from hydratune.types import Batch, DataSpec, Features, Loss
 
 
@@ -73,6 +74,14 @@ class ClassificationMetrics:
         wrong = torch.where(predicted != targets, losses, -1.0)
         top = wrong.topk(min(self.keep, len(wrong)))
         self._losses.append((top.values, batch.ids[top.indices], targets[top.indices], predicted[top.indices]))
+
+    def over_ranks(self, runtime: Runtime) -> None:
+        """Take up what the other ranks have seen."""
+        runtime.sum_over_ranks([self.confusion, self._top5])
+        runtime.sum_over_ranks([self._loss])
+        rows = zip(*self._losses, strict=True)
+        self._losses = [tuple(runtime.joined(torch.cat(parts)) for parts in rows)]  # type: ignore[list-item]
+        self._count = int(self.confusion.sum())
 
     def compute(self) -> dict[str, float]:
         assert self._count
