@@ -76,3 +76,46 @@ def hydratune(*arguments: str, cwd: Path, timeout: float = 120, **environment: s
         [sys.executable, "-m", "hydratune", *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
     )  # fmt: skip
+
+
+# ---- the fault table: scenario, expected, seen, time (scripts/test --all -m scenario --fault-table)
+
+_SEEN: dict[int, list[tuple[str, float]]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", action="store_true", help="what was seen of each scenario of tests/faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.user_properties += [("scenario", mark.args[0]) for mark in item.iter_markers("scenario")]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome == "skipped":
+        for key, number in report.user_properties:
+            if key == "scenario":
+                _SEEN.setdefault(number, []).append((report.outcome, report.duration))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not config.getoption("--fault-table"):
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from tests.faults.scenarios import SCENARIOS
+
+    table = Table("", "scenario: what is expected", "seen", "checks", "seconds", title="faults")
+    good = 0
+    for number, expected in SCENARIOS.items():
+        seen = _SEEN.get(number, [])
+        outcomes = [outcome for outcome, _ in seen]
+        ran = [o for o in outcomes if o != "skipped"]
+        said = "not run" if not ran else "as expected" if set(ran) == {"passed"} else "NOT as expected"
+        good += said == "as expected"
+        table.add_row(str(number), expected, said, str(len(ran)), f"{sum(t for _, t in seen):.1f}")
+    console = Console(width=140, highlight=False)
+    console.print(table)
+    console.print(f"{good} of {len(SCENARIOS)} scenarios as expected")

@@ -27,6 +27,7 @@ def test_round_trip(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.scenario(20)
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damage_is_noticed_and_the_one_before_is_used(tmp_path: Path, name: str, damage: str) -> None:
@@ -75,6 +76,7 @@ def test_a_save_that_fails_leaves_nothing_behind(
     checkpoint.load(tmp_path / "step-00000001")
 
 
+@pytest.mark.scenario(22)
 def test_prune_keeps_what_it_is_told(tmp_path: Path) -> None:
     for step in (1, 2, 9900, 10000):
         checkpoint.save(tmp_path, step, SNAPSHOT)

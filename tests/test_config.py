@@ -58,6 +58,7 @@ def test_stage_values_yield_to_overrides() -> None:
     assert compose_config(["stage=finetune"]).hydra.runtime.choices.freeze == "head_only"
 
 
+@pytest.mark.scenario(39)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -121,6 +121,7 @@ def test_a_stream_resumes_at_any_step_bit_for_bit(first: int) -> None:
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets) and torch.equal(a.ids, b.ids)
 
 
+@pytest.mark.scenario(12)
 def test_epochs_see_other_augmentations() -> None:
     s = stream(Augment(crop_padding=2), n=6)
     first, second = list(s.batches(0, 2))
@@ -276,6 +277,7 @@ def test_decoding_as_needed_gives_what_memory_gives(photos: Path) -> None:
     assert all(torch.equal(x.inputs, y.inputs) and torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.scenario(12)
 def test_workers_do_not_change_the_order(photos: Path) -> None:
     paths, labels = folder(photos)._files()["train"]
     ids = list(torch.arange(8).flip(0).split(3))
@@ -283,6 +285,7 @@ def test_workers_do_not_change_the_order(photos: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
 
 
+@pytest.mark.scenario(13)
 @pytest.mark.parametrize("content", [b"", b"\x89PNG not really"])
 def test_a_broken_image_is_named(photos: Path, content: bytes) -> None:
     (photos / "cat" / "bad.png").write_bytes(content)

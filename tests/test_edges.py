@@ -137,6 +137,7 @@ def test_what_is_left_of_an_entry_is_made_anew(tmp_path: Path) -> None:
     assert torch.equal(kept, rows) and not list(tmp_path.glob(".partial-*"))
 
 
+@pytest.mark.scenario(19)
 def test_a_full_disk_leaves_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from hydratune.engine.trunk import Trunk, cached
     from hydratune.runtime import Runtime

@@ -152,6 +152,8 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.scenario(23)
+@pytest.mark.scenario(1)
 def test_kill_and_resume_ends_where_an_unbroken_run_does(tmp_path: Path) -> None:
     """SIGKILL in the middle, then resume=DIR: the same bits, and the same values in TensorBoard."""
     arguments = [
@@ -224,6 +226,7 @@ def test_parallel_jobs_pretrain_once(tmp_path: Path) -> None:
     assert len(parents) == 1
 
 
+@pytest.mark.scenario(23)
 def test_resuming_at_a_logged_step_keeps_one_value_per_step(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_7_a_graph_is_compiled_for_each_phase(tmp_path: Path, monkeypatch: pytes
     assert compiled == [p.trainable for p in t.phases] and len(compiled) == 3
 
 
+@pytest.mark.scenario(11)
 @pytest.mark.parametrize(
     "strategy", [Gradual(), Progressive([0.3, 0.6]), LpFt(0.5), FreezeUnfreeze(4)], ids=lambda s: type(s).__name__
 )

@@ -72,6 +72,7 @@ class Body(nn.Module):
 """
 
 
+@pytest.mark.scenario(25)
 def test_whatever_one_job_does_the_others_finish(tmp_path: Path) -> None:
     """Reliability 25: raise, os._exit, sys.exit and SIGKILL."""
     (tmp_path / "mine.py").write_text(USER)
@@ -96,6 +97,7 @@ def test_whatever_one_job_does_the_others_finish(tmp_path: Path) -> None:
     assert (home / "best").read_text().strip() == table["well"]["directory"] and table["well"]["test accuracy"]
 
 
+@pytest.mark.scenario(26)
 def test_the_same_line_again_does_what_is_left(tmp_path: Path) -> None:
     """Finished jobs are skipped, failed ones tried again; the grid may grow by values and by keys."""
     sweep = ["-m", *FAST, "hydra.sweep.dir=sweep"]
@@ -127,6 +129,7 @@ def test_equal_jobs_run_once(tmp_path: Path) -> None:
 STRATEGIES = "none,head_only,last_groups,lp_ft,gradual,lora"
 
 
+@pytest.mark.scenario(27)
 def test_a_shared_sweep_is_what_each_job_is_alone(tmp_path: Path) -> None:
     """Bit for bit, for sharing on and off and for a job by itself; only run.json says who ran beside whom."""
     job = [*FINETUNE, "model=resnet9_w16", f"freeze={STRATEGIES}", "optimizer.lr=0.01,0.03", "engine.eval_every=6"]
@@ -151,6 +154,7 @@ def test_a_shared_sweep_is_what_each_job_is_alone(tmp_path: Path) -> None:
     assert same_weights(tmp_path / "alone", tmp_path / "shared" / "freeze=lp_ft,optimizer.lr=0.03")
 
 
+@pytest.mark.scenario(26)
 def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hydratune", "-m", *FINETUNE, "freeze=none,head_only", "optimizer.lr=0.01,0.03",
                "epochs=60", "engine.eval_every=6", "hydra.sweep.dir=killed"]  # fmt: skip

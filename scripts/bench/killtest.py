@@ -29,7 +29,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from tests.faults.harness import NET, TORCHRUN, differences, environment  # noqa: E402
+from tests.faults.harness import NET, TORCHRUN, differences, environment, kill_all  # noqa: E402
 
 STRATEGIES = {
     "none": [], "head_only": [], "last_groups": [], "first_groups": [], "surgical": ["freeze.first=stem"],
@@ -108,9 +108,7 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signal.SIGUSR2)
         time.sleep(0.01)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_all(process)
         if not process.returncode:  # it was quicker
             return
         self.hit += 1

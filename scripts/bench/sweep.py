@@ -66,21 +66,31 @@ def peer(home: Path, epochs: int, augment: bool, strategies: str, tuned: bool) -
     ]  # fmt: skip
 
 
-def seconds(command: list[str], jobs: int) -> tuple[float, str]:
+def seconds(command: list[str], jobs: int) -> tuple[float, float, str]:
     with tempfile.TemporaryDirectory() as home:
         return run(command, jobs, Path(home))
 
 
-def run(command: list[str], jobs: int, home: Path) -> tuple[float, str]:
-    """(seconds, what it printed); its directories are left in `home`."""
+def run(command: list[str], jobs: int, home: Path) -> tuple[float, float, str]:
+    """(seconds, those after the planner said how many it would take, what it printed); leaves directories in `home`."""
     home.mkdir(exist_ok=True)
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True)
-    elapsed = time.perf_counter() - started
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    started, announced, said = time.perf_counter(), 0.0, []
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with (home / "errors").open("w+") as errors:
+        process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if " jobs, about " in line:
+                announced = time.perf_counter()
+        code = process.wait()
+        elapsed = time.perf_counter() - started
+        errors.seek(0)
+        assert code == 0, "".join(said)[-2000:] + errors.read()[-3000:]
     found = list(home.glob("outputs/sweeps/*/*/run.json")) or list(home.glob("multirun/**/checkpoints/last.ckpt"))
     assert len(found) == jobs, (len(found), command)
-    return elapsed, done.stdout
+    left = started + elapsed - announced if announced else 0.0
+    return elapsed, left, "".join(said)
 
 
 def rerun_alone(command: list[str], jobs: int, home: Path) -> None:
@@ -118,15 +128,15 @@ def compare(title: str, commands: dict[str, list[str]], jobs: int, rounds: int) 
     expected: list[float] = []
     for _ in range(rounds):
         for name, command in commands.items():
-            elapsed, said = seconds(command, jobs)
+            elapsed, left, said = seconds(command, jobs)
             seen[name].append(elapsed)
             print(f"{title}: {name} {elapsed:.1f} s", flush=True)
             found = re.search(rf"{jobs} jobs, about (\d+):(\d+)", said)
             if name == "hydratune" and found:
-                expected.append((60 * int(found[1]) + int(found[2])) / elapsed)
+                expected.append((60 * int(found[1]) + int(found[2])) / left)
     show(f"{title}: seconds for {jobs} jobs, {rounds} rounds; {cpu_name()}", seen)
     if expected:
-        print(f"what the planner predicted / what it took: {', '.join(f'{e:.2f}' for e in expected)}")
+        print(f"what the planner predicted / what it took from there: {', '.join(f'{e:.2f}' for e in expected)}")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 
@@ -13,6 +14,7 @@ from hydratune import command, signals
 from hydratune.assemble import config_directory, from_environment, in_sweep, run_from_hydra
 from hydratune.guard import refuse_foreign_hydra
 from hydratune.overrides import safe_name
+from hydratune.secrets import hidden
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
@@ -20,9 +22,23 @@ ARGUMENTS = tuple(sys.argv[1:])  # as typed, before resume= is taken apart
 TRACEBACK = command.wants_traceback(ARGUMENTS)
 
 
+def _hidden_in_logs() -> None:
+    """What libraries log goes to a file of the run."""
+
+    def hide(record: logging.LogRecord) -> bool:
+        record.msg, record.args = hidden(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text, record.exc_info = hidden(logging.Formatter().formatException(record.exc_info)), None
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(hide)
+
+
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
+    _hidden_in_logs()
     with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep()):
         return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
@@ -34,7 +50,7 @@ def main() -> None:
     signals.listen()
     with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
         sys.argv[1:] = command.prepare(ARGUMENTS)
-        refuse_foreign_hydra(sys.argv[1:])
+        refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))
         try:
             _run()
         except Exception:  # jobs that failed do not keep the others' table from being shown

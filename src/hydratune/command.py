@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exception
 
 from hydratune.overrides import quoted
 from hydratune.secrets import hidden
@@ -28,8 +30,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             "a sweep under torchrun: torchrun makes several processes one run, a sweep places its jobs itself. Without "
             "torchrun `hydratune -m ...` runs one job per GPU (sweep.jobs); or torchrun each job alone"
         )
-    for typed in (a.partition("=")[2] for a in arguments if re.match(r"\+{0,2}name=", a)):
-        if "${" not in typed and (not re.fullmatch(r"[A-Za-z0-9._=,'\"-]+", typed) or set(typed) == {"."}):
+    for typed in (a.partition("=")[2].strip("'\"") for a in arguments if re.match(r"\+{0,2}name=", a)):
+        if "${" not in typed and (not re.fullmatch(r"[A-Za-z0-9._=,-]+", typed) or set(typed) == {"."}):
             # said before Hydra makes the directory
             raise ValueError(f"name={typed}: letters, digits and . _ = , - only; it becomes a directory's name")
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
@@ -47,9 +49,25 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     # The record may be anybody's: no flag, nothing of Hydra's own (its callbacks run code), and no trust out of it.
     read = [o for o in yaml.safe_load(record.read_text()) or [] if isinstance(o, str)]
-    stored = [o for o in read if re.match(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z]", o)]
+    stored = [o for o in read if _harmless(o)]
     later = [a for a in arguments if not a.startswith("resume=")]
     return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
+
+
+def _harmless(override: str) -> bool:
+    """Whether a stored override names a key of ours, and one of our options where the key is a group.
+
+    Not trust, not Hydra's own node in whatever way, no option that is a path to another file.
+    """
+    from hydratune.assemble import config_directory
+
+    key, _, value = override.partition("=")
+    if not re.fullmatch(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z][\w.@]*", key, re.ASCII) or ".." in key:
+        return False
+    if re.search(r"@(hydra|_global_|_here_)", key):
+        return False
+    group = (config_directory() / key.lstrip("+~").partition("@")[0].replace(".", "/")).is_dir()
+    return not group or bool(re.fullmatch(r"[\w,\[\] -]*", value, re.ASCII))
 
 
 def company_size() -> int:
@@ -90,7 +108,11 @@ def readable_errors(
     except Exception as error:
         text = explain(error, arguments)
         if traceback or text is None:
-            raise
+            if not leave:
+                raise
+            # what an error of another one's code says may hold what is written nowhere
+            print(hidden("".join(format_exception(error))), end="", file=sys.stderr)
+            sys.exit(1)
         if not quiet:
             print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
         if not leave:
@@ -124,6 +146,8 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     own = chain[0]
     if type(own) is ValueError or type(own).__name__ in ("NonFinite", "JobFailed", "NotSaved"):
         return str(own)
+    if isinstance(own, OSError) and own.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{own}; what was saved before is as it was, and resume goes on from there"
     if isinstance(own, RuntimeError) and "out of memory" in str(own):
         return f"{str(own).splitlines()[0]}; a smaller batch_size, or engine.accumulate=2, needs less"
     return None

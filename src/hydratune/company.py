@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 
@@ -27,7 +29,9 @@ def company() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    _die_with_parent()
+    # The first one may wait for long, for a pretraining that another job makes; a dead one is noticed at once.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=24))
     try:
         yield
     finally:
@@ -36,17 +40,25 @@ def company() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+def _die_with_parent() -> None:
+    """SIGTERM when torchrun dies: a process left behind would hold the run's directory."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another system
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
 def from_first(text: str) -> str:
     """Rank 0's text, on every rank."""
     from torch import distributed
 
-    content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    content = torch.frombuffer(bytearray(f" {text}".encode()), dtype=torch.uint8)  # none is no buffer
     size = torch.tensor(len(content))
     distributed.broadcast(size, 0)
     if distributed.get_rank():
         content = torch.empty(int(size), dtype=torch.uint8)
     distributed.broadcast(content, 0)
-    return content.numpy().tobytes().decode()
+    return content.numpy().tobytes().decode()[1:]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydratune import __version__
-from hydratune.secrets import hidden_in
+from hydratune.secrets import told_apart
 
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
 # Where things lie and how they are read changes no weight.
@@ -24,7 +24,7 @@ def content(config: Mapping[str, Any], origin: str | None, files: str, precision
     if chosen["steps"] is not None:
         chosen["epochs"] = None
     return {
-        **hidden_in(chosen),
+        **told_apart(chosen),
         "origin": origin,
         "files": files,
         "precision": precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -71,8 +72,11 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen])
         chosen, how = room.precision(member, network if len(jobs) > 1 else member.network)
         hows.setdefault(chosen, how)
         rounds.setdefault((member.first_step, chosen), []).append(member)
-    for (_, chosen), together in sorted(rounds.items(), key=lambda r: r[0][0]):
-        yield from room.at(chosen).run(together, origin, loaded, hows[chosen], screen, told)
+    with ExitStack() as kept:
+        if origin.held is not None:
+            kept.callback(os.close, origin.held)
+        for (_, chosen), together in sorted(rounds.items(), key=lambda r: r[0][0]):
+            yield from room.at(chosen).run(together, origin, loaded, hows[chosen], screen, told)
 
 
 def pretrained(job: Job, screen: Screen) -> None:
@@ -155,6 +159,10 @@ class Room:
         runtime, dataset = self.runtime, self.dataset
         runtime.wait_for_all()  # what the directory holds has been read, before anything is written there
         train_stream, val_stream = self.stream(self.train_split, dataset.augment), self.stream(self.val_split)
+        if runtime.shares and train_stream.batch_size % runtime.world:
+            raise ValueError(
+                f"batch_size={train_stream.batch_size}: with runtime.strategy=fsdp a multiple of the {runtime.world} processes"
+            )
         meters: dict[frozenset[str], CostMeter] = {}
         trials: dict[Trial, tuple[Member, Run]] = {}
         planned: list[Caches] = []
@@ -162,13 +170,14 @@ class Room:
         with ExitStack() as stack:
             for member in members:
                 job = member.job
+                run: Run | None = None
                 beside = [m.job.directory.name for m in members if m is not member]
                 try:
-                    device = torch.device("cpu") if runtime.shares else runtime.torch_device
-                    member.network.to(device, runtime.chosen.memory_format)
+                    member.network.to(*self._place())
                     made_of = self._made_of(member, origin)
                     member.refuse_changes(made_of)
                     if member.known.get("status") == "complete" and member.snapshot is not None:
+                        member.network.to(runtime.torch_device)
                         arguments = (member.network, dataset, self.spec, runtime, self.stream)
                         yield job, complete(job, member.known, *arguments, told(job))
                         continue
@@ -187,6 +196,8 @@ class Room:
                     )  # fmt: skip
                     self._tell(member, trial, run, loaded, costs, how, told(job), train_stream)
                 except Exception as error:
+                    if run is not None:  # what it has begun to tell says how it ended
+                        run.__exit__(type(error), error, error.__traceback__)
                     yield job, error
                     continue
                 trials[trial] = member, run
@@ -203,6 +214,12 @@ class Room:
                     with signals.held(False):
                         outcome = self._outcome(member, trial, run, val_stream, kept, told(member.job))
                     yield member.job, outcome
+
+    def _place(self) -> tuple[torch.device, torch.memory_format]:
+        """Where a network lies before it is trained; one that is shared out goes to its device share by share."""
+        if self.runtime.shares:
+            return torch.device("cpu"), torch.contiguous_format
+        return self.runtime.torch_device, self.runtime.chosen.memory_format
 
     def _made_of(self, member: Member, origin: Origin) -> dict[str, Any]:
         started = member.known["made_of"]["origin"] if member.resumes else origin.hash

@@ -31,6 +31,7 @@ from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import read_record
 from hydratune.runtime import Runtime
+from hydratune.secrets import hidden
 from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase, Task
 
 
@@ -197,5 +198,5 @@ def _resumable(job: Job) -> Path | None:
         return None
     newest, complaints = checkpoint.newest_valid(directory)
     for complaint in complaints:
-        print(f"warning: {complaint}; the one before it is used")
+        print(hidden(f"warning: {complaint}; the one before it is used"))
     return newest

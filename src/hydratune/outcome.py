@@ -74,12 +74,14 @@ def finish(
         trunk = cached(trunk, [cut], caches.store, caches.val)
     (seen,) = evaluate_tails([trial.network], [cut], dataset.task, trunk, spec, runtime)
     seen.compute()
-    story.show_mistakes(run, seen, val_stream, spec, step)
+    tested: dict[str, float] = {}
     if config["test"] is True or (config["test"] == "auto" and not job.sweep):
         tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
-        run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
     exported(run, trial.network)
+    # All that the end tells is told at once: a run that is stopped before begins its end again.
+    story.show_mistakes(run, seen, val_stream, spec, step)
+    run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
     run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(
         status="complete",

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _asked: list[int] = []  # signals that came, in their order
+_first = [0.0]  # when the first one came
 _held = [False]  # whether they are noted, rather than raised where the program happens to be
 
 
@@ -29,12 +31,19 @@ class Stopped(KeyboardInterrupt):
 
 
 def listen(impatient: bool = False) -> None:
-    """From now on those signals raise Stopped. impatient: any second one does not wait for the boundary either."""
+    """From now on those signals raise Stopped.
+
+    impatient: any second one does not wait for the boundary either, unless it is the same one come two ways, to the
+    process and to its group.
+    """
     if threading.current_thread() is not threading.main_thread():
         return  # Python hears signals in its main thread only; who runs us there decides
 
     def hear(number: int, frame: object) -> None:
-        again = bool(_asked) and (impatient or number == signal.SIGINT)
+        now = time.monotonic()
+        again = bool(_asked) and (number == signal.SIGINT or (impatient and now > _first[0] + 1.0))
+        if not _asked:
+            _first[0] = now
         _asked.append(number)
         if again or not _held[0]:
             raise Stopped(number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +49,19 @@ def start(*arguments: str, cwd: Path, world: int = 1, **env: str) -> subprocess.
         command(*arguments, world=world), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment(**env), start_new_session=True,
     )  # fmt: skip
+
+
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL for it and all that it has started: torchrun gives each of its processes a session of its own."""
+    found, new = [process.pid], [process.pid]
+    while new:
+        listed = [subprocess.run(["pgrep", "-P", str(p)], capture_output=True, text=True).stdout.split() for p in new]
+        new = [int(pid) for pids in listed for pid in pids]
+        found += new
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

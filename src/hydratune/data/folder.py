@@ -17,6 +17,7 @@ from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import Dataset, MemorySplit, Split, carve, check_share, checked, pixel_statistics
 from hydratune.record.features import cache_home
+from hydratune.secrets import hidden
 from hydratune.types import DataSpec, Task
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -59,7 +60,8 @@ def decode(path: Path, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        # by their endings' formats alone: PIL would hand PostScript, whatever it is called, to another program
+        with Image.open(path, formats=("JPEG", "MPO", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")) as file:
             file.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
             image = ImageOps.exif_transpose(file)  # telephones store which way is up beside the pixels
             width, height = image.size
@@ -156,7 +158,7 @@ class FileImages(Dataset):
                 broken += [fault for fault in said if fault is not None]
                 result[name] = ([paths[i] for i in kept], labels[kept])
         for fault in broken[:20]:
-            print(f"warning: left out: {fault}")
+            print(hidden(f"warning: left out: {fault}"))
         if len(broken) > self.skip_broken:
             raise ValueError(
                 f"dataset.skip_broken={self.skip_broken}: {len(broken)} files are no whole images. {broken[0]}"

@@ -40,12 +40,14 @@ class Backward:
         """(mean loss over all ranks, seconds of the forward passes); gradients are the mean's."""
         if self._statistics:
             torch._foreach_copy_(self._kept, self._statistics)
+        self.parts = self.runtime.agreed(self.parts) or 1
         while True:
             parts = max(min(self.parts, len(batch.ids)), 1)
             try:
                 return self._run(features, batch, tail, trained, parts)
             except (RuntimeError, MemoryError) as error:
-                if not ran_out(error) or parts >= len(batch.ids):
+                # With shares of tensors every pass is everybody's: none makes another one alone.
+                if self.runtime.shares or not ran_out(error) or parts >= len(batch.ids):
                     raise
                 said = str(error).splitlines()[0]
             # Outside the handler: the error's traceback keeps the activations that fill the memory.

@@ -40,7 +40,9 @@ def evaluate_tails(
             if (number := runtime.agreed(signals.asked())) is not None:
                 raise signals.Stopped(number)
             for network, cut, seen in zip(networks, cuts, metrics, strict=True):
-                outputs = in_parts(partial(_outputs, runtime, network, cut), features[cut], len(batch.ids))
+                outputs = in_parts(
+                    partial(_outputs, runtime, network, cut), features[cut], 0 if runtime.shares else len(batch.ids)
+                )
                 seen.update(outputs, batch)
     finally:
         for layer, mode in modes:

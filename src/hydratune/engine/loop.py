@@ -53,7 +53,12 @@ def advance(
         stretch = min(min(trial.phase_at(step).last_step, ends[trial]) for trial in trials)
         # Those that would do just what another one does take over its state when somebody looks.
         led = followers(trials, step, stretch)
-        cuts, train_trunk, val_cuts, val_trunk = _trunks(trials, step, train_stream, val_stream, caches)
+        try:
+            cuts, train_trunk, val_cuts, val_trunk = _trunks(trials, step, train_stream, val_stream, caches)
+        except signals.Stopped:
+            for trial in trials if step else ():
+                save(trial, step)
+            raise
         stack = stacked([t for t in trials if t not in led], cuts, step)
         singly = [t for t in trials if t not in led and (stack is None or t not in stack.trials)]
         fetched = time.perf_counter()
@@ -156,17 +161,20 @@ def _evaluate(
         return None
     for trial in due:
         trial.owed = True
-    try:
-        with ExitStack() as averaged:
-            for trial in looked:
-                averaged.enter_context(trial.averaged_weights())
-            first, networks = looked[0], [t.network for t in looked]
+    if asked := looked[0].runtime.agreed(signals.asked()):
+        return asked
+    with ExitStack() as averaged:
+        for trial in looked:
+            averaged.enter_context(trial.averaged_weights())
+        first, networks = looked[0], [t.network for t in looked]
+        try:  # here alone: a signal that does not wait may meet the weights half exchanged, which nobody must save
             metrics = evaluate_tails(networks, [cuts[t] for t in looked], first.task, trunk, first.spec, first.runtime)
-    except signals.Stopped as stopped:
-        return stopped.number
+        except signals.Stopped as stopped:
+            return stopped.number
     values = {trial: seen.compute() for trial, seen in zip(looked, metrics, strict=True)}
     for trial in due:
-        trial.note(step, values[trial if trial in values else led[trial]])
+        with trial.alone():
+            trial.note(step, values[trial if trial in values else led[trial]])
     return None
 
 

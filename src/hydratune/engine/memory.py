@@ -26,7 +26,10 @@ def make_room() -> None:
 
 
 def in_parts(run: Callable[[Features], Features], features: Features, count: int) -> Features:
-    """`run(features)` of `count` samples, in halves (and halves of those) where memory does not hold the whole."""
+    """`run(features)` of `count` samples, in halves (and halves of those) where memory does not hold the whole.
+
+    count: 0 where it must not be divided.
+    """
     try:
         return run(features)
     except (RuntimeError, MemoryError) as error:

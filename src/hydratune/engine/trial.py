@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -194,11 +195,17 @@ class Trial:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Its failure is not the others'."""
+        """Its failure is not the others': neither its error nor what its frames hold of memory.
+
+        Of several processes the one that fails ends, as the others wait for it in another place.
+        """
         try:
             yield
         except Exception as error:
             self.failed = error
+            if self.runtime.world > 1:
+                raise
+            traceback.clear_frames(error.__traceback__)
 
     # ---- evaluation and record
 

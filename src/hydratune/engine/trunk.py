@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from hydratune import signals
 from hydratune.data.stream import Stream
 from hydratune.engine.memory import in_parts
 from hydratune.engine.state import digest
@@ -68,7 +69,9 @@ class Trunk:
                 assert at is not None
                 features = table[at.to(table.device)].to(self.runtime.torch_device)
             elif cut:
-                features = in_parts(partial(self._run, reached, cut), features, _count(features))
+                features = in_parts(
+                    partial(self._run, reached, cut), features, 0 if self.runtime.shares else _count(features)
+                )
             result[cut], reached = features, cut
         return result
 
@@ -198,5 +201,7 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
 
 def _computed(trunk: Trunk, cut: int) -> Iterator[Tensor]:
     for inputs in trunk.stream.distinct(trunk.stream.batch_size):
+        if trunk.runtime.world == 1 and (number := signals.asked()):  # the pass may take long, and can be made again
+            raise signals.Stopped(number)
         with trunk.runtime.autocast():
             yield trunk.network.forward(inputs, 0, cut)

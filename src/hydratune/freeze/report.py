@@ -31,7 +31,7 @@ def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[
                 f"{phase.first_step}-{phase.last_step - 1}",
                 ", ".join(owners) if len(owners) <= 4 else f"{owners[0]} to {owners[-1]}",
                 f"{trainable:,} of {total:,}",
-                f"{trainable / total:.1%}",
+                _share(trainable / total),
                 f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}",
                 _backward(groups, phase),
                 _norms(groups, phase),
@@ -86,3 +86,9 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def _share(share: float) -> str:
+    """With as many digits as tell it from all."""
+    digits = next((n for n in (1, 2, 3, 4) if share == 1 or f"{share:.{n}%}" != f"{1:.{n}%}"), 4)
+    return f"{share:.{digits}%}"

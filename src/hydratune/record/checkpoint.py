@@ -10,6 +10,7 @@ step-00001200/model.safetensors      every parameter and buffer by its name in t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -167,6 +168,9 @@ def prune(directory: Path, keep: set[int], newest: int = 1) -> None:
     kept = keep.union(every[-newest:])
     if any(not _sized(path_of(directory, step)) for step in kept.intersection(every)):
         return
+    for path in directory.glob("step-*"):
+        if not (path / MANIFEST).exists():  # of a removal that was cut off: what is published has one
+            shutil.rmtree(path)
     for step in every:
         path = path_of(directory, step)
         if step not in kept and not _is_held(path):
@@ -190,13 +194,11 @@ def hold(path: Path) -> int:
 
 
 def _is_held(path: Path) -> bool:
-    try:
-        with open(path / MANIFEST) as file:
+    with contextlib.suppress(OSError), open(path / MANIFEST, "r+b") as file:  # NFS locks what is open for writing
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        except BlockingIOError:
+            return True
     return False
 
 

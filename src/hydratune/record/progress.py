@@ -28,9 +28,9 @@ class Screen:
         self.console.print(hidden(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        table = Table(title=hidden(title), title_justify="left", title_style="bold", header_style="bold")
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i == 0 else "default", overflow="fold")
+            table.add_column(hidden(column), justify="left" if i == 0 else "default", overflow="fold")
         for row in rows:
             table.add_row(*(hidden(str(cell)) for cell in row))
         self.console.print(table)

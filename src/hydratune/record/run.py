@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from hydratune.record.tensorboard import Board, SilentBoard
-from hydratune.secrets import hidden
+from hydratune.secrets import hidden, hidden_in
 
 
 class Run:
@@ -58,13 +59,16 @@ class Run:
     ) -> None:
         if self._lock is None:  # it has ended before those that it ran beside
             return
-        if error is not None:
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            self.update(status="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
-            self.update(seconds=self.seconds)
-        self.board.close()
-        os.close(self._lock)
-        self._lock = None
+        try:
+            if error is not None:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+                with contextlib.suppress(OSError):  # a full disk, perhaps, which is the error
+                    self.update(status=status, error=f"{type(error).__name__}: {error}", seconds=self.seconds)
+            with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
+                self.board.close()
+        finally:
+            os.close(self._lock)
+            self._lock = None
 
 
 def claim(directory: Path) -> int:
@@ -86,11 +90,20 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+    # Secrets are hidden in the words of it, not in the text: a value such as 0.001 is half of a JSON file's numbers.
+    _write(path, json.dumps(hidden_in(content), indent=1, default=lambda o: hidden(str(o))) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all, whoever reads it meanwhile."""
+    _write(path, hidden(text))
+
+
+def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(hidden(text))
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

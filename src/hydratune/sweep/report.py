@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydratune.record.progress import Screen
+from hydratune.record.run import write_text
 from hydratune.record.tensorboard import Board
 from hydratune.sweep import plots, ranking
 from hydratune.sweep.ranking import Ranking
@@ -31,7 +32,7 @@ def write(directory: Path) -> None:
     pictures = plots.pictures(ranked)
     for name, png in pictures.items():
         (directory / f"{name}.png").write_bytes(png)
-    (directory / "report.html").write_text(_page(directory, ranked, pictures))
+    write_text(directory / "report.html", _page(directory, ranked, pictures))
     for old in directory.glob("events.out.tfevents.*"):
         old.unlink()
     board = Board(directory)

@@ -22,6 +22,7 @@ from hydratune import signals
 from hydratune.assemble import Job, from_json
 from hydratune.record.progress import LiveLine, Screen
 from hydratune.record.run import claim, read_record, write_json, write_text
+from hydratune.secrets import hidden
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
@@ -37,22 +38,29 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
 
         torch.set_num_threads(threads)
     unit = {from_json(values): number for number, values in json.loads(jobs)}
+    try:
+        _work(mode, unit, connection)
+    except Exception as error:  # shown here, as it may hold what is written nowhere
+        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
     if mode == "survey":
         from hydratune.sweep.survey import survey
 
         _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
-        return
-    if mode.startswith("soup:"):
+    elif mode.startswith("soup:"):
         from hydratune.sweep.soup import cook
 
         how, _, home = mode.removeprefix("soup:").partition(":")
         _send(connection, line=cook(list(unit), how, Path(home)))
-        return
-    if mode == "pretrain":
+    elif mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
-        return
-    with _screens(list(unit)) as screens:
-        _train(unit, screens, Telling(connection, lines=False), connection)
+    else:
+        with _screens(list(unit)) as screens:
+            _train(unit, screens, Telling(connection, lines=False), connection)
 
 
 def _pretrain(job: Job, connection: Connection) -> None:
@@ -61,7 +69,7 @@ def _pretrain(job: Job, connection: Connection) -> None:
     try:
         pretrained(job, Telling(connection))
     except (Exception, SystemExit) as error:
-        traceback.print_exception(error)
+        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
         _send(connection, failed=said(error))
 
 
