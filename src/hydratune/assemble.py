@@ -138,6 +138,7 @@ def validate(job: Job) -> None:
         raise ValueError(f"init_from={origin}: no such run directory, checkpoint or file of tensors")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"init_share={share}: must be a share between 0 and 1")
+    construct.construct(config["engine"], "engine", job.trust)  # light: its values are looked at before torch is loaded
     for key, options in OF_EVERY_STRATEGY.items():
         if (value := config["freeze"].get(key)) not in (None, *options):
             raise ValueError(f"freeze.{key}={value}: {construct.nearest(str(value), options)}")

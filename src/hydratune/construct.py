@@ -75,7 +75,7 @@ def construct(node: Any, where: str, trust: Sequence[str], **supplied: Any) -> A
     arguments = {k: construct(v, f"{where}.{k}", trust, **supplied) for k, v in node.items() if k != TARGET}
     if TARGET not in node:
         return arguments
-    target = node[TARGET]
+    target = str(node[TARGET])
     _check_target(where, target, trust)
     constructor = _resolve(target, trust)
     parameters = inspect.signature(constructor).parameters

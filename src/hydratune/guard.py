@@ -61,7 +61,7 @@ def refuse_foreign_hydra(arguments: Sequence[str], resumed: bool = False) -> Non
         home = Path(typed.config_dir).absolute()
         if shadow := next((p for p in (home / "config.yaml", home / "config.yml") if p.exists()), None):
             raise ValueError(
-                f"{shadow}: would take the place of hydratune's own; give it another name, or put it in a group"
+                f"{shadow}: hydratune's own comes first; what is read is a file in a group, such as experiment/"
             )
         theirs.prepend("command-line", f"file://{home}", SearchPathQuery(provider="schema"))
     own = [o for o in typed.overrides if re.match(r"[+~]*hydra[./]", o) and "hydra.searchpath" not in o]

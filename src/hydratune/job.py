@@ -148,8 +148,11 @@ class Room:
         network.to(self.runtime.torch_device)
         model = f"{json.dumps(self.first.config['model'], sort_keys=True)} {self.spec.input_shape}"
         batch = next(self.stream(self.train_split).once())
+        if self.runtime.rank:  # the first one tries and remembers: two would each find something else
+            return Precision.parse(self.runtime.first_says("")), ""
         chosen, how = choose_precision(network, self.dataset.task, batch, self.runtime, model)
-        return Precision.parse(self.runtime.first_says(str(chosen))), how
+        self.runtime.first_says(str(chosen))
+        return chosen, how
 
     def run(
         self, members: Sequence[Member], origin: Origin, loaded: LoadReport | None, how: str, screen: Screen,
@@ -160,9 +163,8 @@ class Room:
         runtime.wait_for_all()  # what the directory holds has been read, before anything is written there
         train_stream, val_stream = self.stream(self.train_split, dataset.augment), self.stream(self.val_split)
         if runtime.shares and train_stream.batch_size % runtime.world:
-            raise ValueError(
-                f"batch_size={train_stream.batch_size}: with runtime.strategy=fsdp a multiple of the {runtime.world} processes"
-            )
+            said = f"batch_size={train_stream.batch_size}: with runtime.strategy=fsdp"
+            raise ValueError(f"{said} a multiple of the {runtime.world} processes")
         meters: dict[frozenset[str], CostMeter] = {}
         trials: dict[Trial, tuple[Member, Run]] = {}
         planned: list[Caches] = []

@@ -62,6 +62,8 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

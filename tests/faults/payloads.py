@@ -57,7 +57,7 @@ def filled(node: Any, home: Path) -> Any:
 # ---- _target_
 
 
-def target(name: str, **arguments: Any) -> Payload:
+def target(name: str, /, **arguments: Any) -> Payload:
     def attack(home: Path) -> str:
         node = filled({"_target_": name, **arguments}, home)
         first = refused(lambda: construct.check(node, "model", ()) or construct.construct(node, "model", ()))
@@ -212,8 +212,8 @@ def _checkpoint(part: str) -> Callable[[Path], str]:
             home, 1, checkpoint.Snapshot({"w": torch.ones(2)}, {"w|m": torch.ones(2)}, {}, {"step": 1})
         )
         (path / part).write_bytes(pickle.dumps(Bomb(home)))
-        manifest = json.loads((path / "manifest.json").read_text())
-        if part in manifest:  # whoever makes the file makes the manifest too
+        if part != "manifest.json":  # whoever makes the file makes the manifest too
+            manifest = json.loads((path / "manifest.json").read_text())
             manifest[part] = {"size": (path / part).stat().st_size, "sha256": checkpoint.sha256(path / part)}
             (path / "manifest.json").write_text(json.dumps(manifest))
         try:
@@ -292,8 +292,6 @@ CONFIGS = [
            "--config-dir=HOME/conf", "--config-name=evil", file="evil.yaml"),
     config("pkg:// in the place of ours", "hydra:\n  searchpath:\n    - pkg://canary_module\n", "--config-dir=HOME/conf",
            file="config.yaml"),
-    config("a launcher in the place of ours", "_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher\nx: 1\n",
-           "--config-dir=HOME/conf", file="hydra/launcher/local.yaml"),
     config("by interpolation inside the launcher",
            f"{GLOBAL}hydra:\n  mode: MULTIRUN\n  launcher:\n    x: ${{e}}\ne:\n  _target_: os.mkdir\n  path: HOME/canary\n"),
     config("callbacks by interpolation", f"{GLOBAL}hydra:\n  callbacks: ${{oc.select:e.${{hydra.mode}}}}\ne: {{}}\n"),

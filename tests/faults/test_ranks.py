@@ -61,7 +61,7 @@ def test_two_processes_are_one_run(tmp_path: Path, strategy: str) -> None:
         names
         == checkpoint.load(tmp_path / "alone" / "run" / "checkpoints" / f"step-{saved(home)[-1]:08d}").model.keys()
     )
-    taken = run("resume=" + str(home), "test=true", cwd=tmp_path)  # one process takes up what two have saved
+    taken = run(f"resume={home}", "trust=[faultnet]", cwd=tmp_path)  # one process takes up what two have saved
     assert taken.returncode == 0, taken.stderr
 
 

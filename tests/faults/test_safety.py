@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,7 @@ def test_a_secret_is_found_nowhere(tmp_path: Path, fails: bool) -> None:
     secret = 'hunter2"\\canary'
     (tmp_path / "mine.py").write_text(
         "from faultnet import Net\n"
-        "def net(token, fails):\n"
+        "def net(token, fails, width):\n"
         "    assert token.startswith('hunter2')\n"
         "    if fails: raise ValueError(f'cannot log in with {token}')\n"
         "    return Net()\n"
@@ -125,7 +125,9 @@ def test_a_secret_is_found_nowhere(tmp_path: Path, fails: bool) -> None:
     ],
 )
 def test_mistakes_are_answered_at_once(tmp_path: Path, arguments: list[str], said: str) -> None:
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run(*arguments, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert time.monotonic() - began < 5
+    # of its own time: what else the machine does meanwhile is not its mistake
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5

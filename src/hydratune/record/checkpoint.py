@@ -119,7 +119,7 @@ def verify(path: Path) -> None:
         for name, entry in entries.items():
             if (path / name).stat().st_size != entry["size"] or sha256(path / name) != entry["sha256"]:
                 raise ValueError(f"checkpoint {path}: {name} is not what its manifest says")
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"checkpoint {path} is not whole ({type(error).__name__}: {error})") from None
 
 
