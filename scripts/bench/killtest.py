@@ -85,7 +85,7 @@ class Runner:
         return subprocess.Popen(
             [sys.executable, *launcher, str(self.home / "stub.py"), str(self.home / "stack"), *arguments,
              f"hydra.run.dir={directory}", "resume=auto", "test=true"],
-            cwd=self.home, env=environment(), stdout=subprocess.DEVNULL, stderr=(self.home / "errors").open("wb"),
+            cwd=self.home, env=environment(FAULT_SLOW="0.03"), stdout=subprocess.DEVNULL, stderr=(self.home / "errors").open("wb"),
             start_new_session=True,
         )  # fmt: skip
 
@@ -141,8 +141,8 @@ def main() -> int:
             before = runner.hit
             while runner.hit - before < 10 and runner.hit < options.kills and not runner.finished(broken):
                 process = runner.start([*arguments, f"seed={rounds}"], broken, world)
-                # the start takes most of it: half of the kills fall into what comes after
-                time.sleep(chance.uniform(0.1, seconds) if chance.random() < 0.5 else seconds * chance.uniform(0.6, 1))
+                # most of the kills fall into what comes after the start
+                time.sleep(seconds * (chance.uniform(0.02, 1) if chance.random() < 0.3 else chance.uniform(0.5, 1)))
                 runner.kill(process)
             code = runner.start([*arguments, f"seed={rounds}"], broken, world).wait()
             kills = runner.hit - before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -85,6 +86,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows, but for what a clock or the machine decides."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it says that a run was begun again
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
     tags = [t for t in events.Tags()["scalars"] if not t.startswith(("speed", "time", "memory"))]

@@ -23,6 +23,17 @@ from hydratune.types import DataSpec, Task
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
+
+
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """PIL loads its formats at first use, which several threads must not do at once."""
+    from PIL import Image
+
+    Image.init()
+    return ThreadPoolExecutor(max(workers, 1))
+
+
 class FileSplit:
     """Image files decoded when they are read, by a few threads (PIL decodes outside the interpreter lock)."""
 
@@ -37,7 +48,7 @@ class FileSplit:
 
     def read_ahead(self, batches: Sequence[Tensor], ahead: int = 2) -> Iterator[Tensor]:
         """Batches in the order asked for, `ahead` of them being decoded while one is used."""
-        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+        with _threads(self.workers) as pool:
             waiting = []
             for batch in batches:
                 waiting.append([pool.submit(decode, self.paths[i], self.size) for i in batch.tolist()])
@@ -61,7 +72,7 @@ def decode(path: Path, size: int) -> Tensor:
 
     try:
         # by their endings' formats alone: PIL would hand PostScript, whatever it is called, to another program
-        with Image.open(path, formats=("JPEG", "MPO", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")) as file:
+        with Image.open(path, formats=FORMATS) as file:
             file.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
             image = ImageOps.exif_transpose(file)  # telephones store which way is up beside the pixels
             width, height = image.size
@@ -151,7 +162,7 @@ class FileImages(Dataset):
         """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
         broken: list[str] = []
         result = {}
-        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+        with _threads(self.workers) as pool:
             for name, (paths, labels) in parts.items():
                 said = list(pool.map(lambda path: _fault(path, self.size), paths))
                 kept = [i for i, fault in enumerate(said) if fault is None]
