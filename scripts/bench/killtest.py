@@ -85,8 +85,8 @@ class Runner:
         return subprocess.Popen(
             [sys.executable, *launcher, str(self.home / "stub.py"), str(self.home / "stack"), *arguments,
              f"hydra.run.dir={directory}", "resume=auto", "test=true"],
-            cwd=self.home, env=environment(FAULT_SLOW="0.03"), stdout=subprocess.DEVNULL, stderr=(self.home / "errors").open("wb"),
-            start_new_session=True,
+            cwd=self.home, env=environment(FAULT_SLOW="0.03"), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=(self.home / "errors").open("wb"),
         )  # fmt: skip
 
     def finished(self, directory: Path) -> bool:

@@ -278,9 +278,9 @@ class Trial:
         """Take up a snapshot; the step to go on with."""
         self.network.load(snapshot.model)
         values = snapshot.state["optimizer_values"]
+        load_optimizer_state(self.optimizer, self.parameters, snapshot.optimizer, values)
         if lacking := sorted(set(snapshot.state["optimizer_tensors"]) - snapshot.optimizer.keys()):
             raise ValueError(f"checkpoint: the optimizer's {lacking[0]} is not there")
-        load_optimizer_state(self.optimizer, self.parameters, snapshot.optimizer, values)
         for name, tensor in snapshot.ema.items():
             assign(self.ema[name], tensor)
         for name, tensor in snapshot.start.items():
