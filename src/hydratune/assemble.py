@@ -134,8 +134,9 @@ def validate(job: Job) -> None:
     origin, share = config["init_from"], config["init_share"]
     if origin is not None and not isinstance(origin, str):
         raise ValueError(f"init_from={origin}: must be null, auto or a path")
-    given = origin not in (None, "auto") and config["resume"] is None  # a resumed run has all that it needs
-    if given and not Path(origin.removeprefix("best:")).expanduser().exists():
+    # a resumed run has all that it needs
+    path = origin.removeprefix("best:") if origin and origin != "auto" and config["resume"] is None else "."
+    if not Path(path).expanduser().exists():
         raise ValueError(f"init_from={origin}: no such run directory, checkpoint or file of tensors")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"init_share={share}: must be a share between 0 and 1")
