@@ -65,7 +65,8 @@ def main() -> int:
             f"{steps} steps in {time.monotonic() - began:.0f} s: memory {growth:+.2%} from step {rows[0][0]} to step "
             f"{rows[-1][0]}, open files {min(files)} to {max(files)}"
         )
-        return 0 if growth <= 0.03 and len(files) == 1 else 1
+        # a file that is being written when somebody looks is one more
+        return 0 if growth <= 0.03 and rows[-1][2] <= rows[0][2] + 1 else 1
 
 
 if __name__ == "__main__":
