@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydratune import construct, secrets
+from hydratune.overrides import refuse_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # keys of conf/freeze/_base.yaml that no strategy sees, and what they may be
 OF_EVERY_STRATEGY = {"norm": ("frozen", "statistics", "affine"), "cache": ("auto", "off", "memory", "disk")}
-NAME = r"[A-Za-z0-9._=,-]+"
 COMPONENTS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime", "engine")
 
 
@@ -146,8 +146,7 @@ def validate(job: Job) -> None:
             raise ValueError(f"freeze.{key}={value}: {construct.nearest(str(value), options)}")
     if not isinstance(config["dry_run"], bool):
         raise ValueError(f"dry_run={config['dry_run']}: must be true or false")
-    if not re.fullmatch(NAME, str(config["name"])) or set(str(config["name"])) == {"."}:
-        raise ValueError(f"name={config['name']}: letters, digits and . _ = , - only; it becomes a directory's name")
+    refuse_name(str(config["name"]))
     if config["test"] not in (True, False, "auto"):
         raise ValueError(f"test={config['test']}: must be auto, true or false")
     if config["resume"] not in (None, "auto"):

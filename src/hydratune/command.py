@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception
 
-from hydratune.overrides import quoted
+from hydratune.overrides import quoted, refuse_name
 from hydratune.secrets import hidden
 
 FULL = "HYDRA_FULL_ERROR"
@@ -31,9 +31,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             "torchrun `hydratune -m ...` runs one job per GPU (sweep.jobs); or torchrun each job alone"
         )
     for typed in (a.partition("=")[2].strip("'\"") for a in arguments if re.match(r"\+{0,2}name=", a)):
-        if "${" not in typed and (not re.fullmatch(r"[A-Za-z0-9._=,-]+", typed) or set(typed) == {"."}):
-            # said before Hydra makes the directory
-            raise ValueError(f"name={typed}: letters, digits and . _ = , - only; it becomes a directory's name")
+        if "${" not in typed:  # said before Hydra makes the directory
+            refuse_name(typed)
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
         # Nothing is trained, so no directory is made; of several processes the first one has it.

@@ -12,7 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydratune.assemble import NAME, config_directory
+from hydratune.assemble import config_directory
+from hydratune.overrides import refuse_name
 
 # Settings of a cluster and of a sweep that a file may hold, as plain words and numbers
 PLAIN = (
@@ -138,7 +139,7 @@ def _look(config: Any, expected: Mapping[str, Any]) -> None:
                 f"hydra.{key}={value}: said by a configuration file, and Hydra acts on it before hydratune can look; "
                 "type it on the command line if you mean it"
             )
-    for key, allowed in (("name", NAME), ("stage", r"\w+")):  # a directory's name, made before a job is looked at
-        said = str(OmegaConf.to_container(config, resolve=False)[key])  # type: ignore[index, call-overload]
-        if "${" not in said and not re.fullmatch(allowed, said):
-            raise ValueError(f"{key}={said}: letters, digits and . _ = , - only; it becomes a directory's name")
+    written = OmegaConf.to_container(config, resolve=False)
+    for key in ("name", "stage"):  # parts of a directory's path, made before a job is looked at
+        if "${" not in (said := str(written[key])):  # type: ignore[index, call-overload]
+            refuse_name(said, key)

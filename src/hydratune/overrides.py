@@ -28,6 +28,12 @@ def safe_name(name: str, longest: int = 120) -> str:
     return f"{safe[:longest]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def refuse_name(name: str, key: str = "name") -> None:
+    """Raises ValueError for a run's name that is no directory's name."""
+    if not re.fullmatch(r"[A-Za-z0-9._=,-]+", name) or set(name) == {"."}:
+        raise ValueError(f"{key}={name}: letters, digits and . _ = , - only; it becomes a directory's name")
+
+
 def literal(value: Any) -> str:
     """A value out of a configuration, to be typed."""
     if value is None or isinstance(value, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 HIDDEN = "(from the environment)"
@@ -42,25 +42,26 @@ def hidden(text: str) -> str:
     return text
 
 
-def told_apart(node: Any) -> Any:
-    """For a fingerprint: hidden, with as much of a digest as tells two values apart and gives neither away."""
-    if not _known:
-        return node
-    if isinstance(node, Mapping):
-        return {k: told_apart(v) for k, v in node.items()}
-    if isinstance(node, list | tuple):
-        return [told_apart(v) for v in node]
-    if not isinstance(node, str) or (shown := hidden(node)) == node:
-        return node
-    return f"{shown} {hashlib.sha256(node.encode()).hexdigest()[:4]}"
-
-
 def hidden_in(node: Any) -> Any:
     """The same for every word of a nested configuration."""
+    return _changed(node, hidden)
+
+
+def told_apart(node: Any) -> Any:
+    """For a fingerprint: hidden, with as much of a digest as tells two values apart and gives neither away."""
+
+    def change(word: str) -> str:
+        shown = hidden(word)
+        return word if shown == word else f"{shown} {hashlib.sha256(word.encode()).hexdigest()[:4]}"
+
+    return _changed(node, change)
+
+
+def _changed(node: Any, change: Callable[[str], str]) -> Any:
     if not _known:
         return node
     if isinstance(node, Mapping):
-        return {k: hidden_in(v) for k, v in node.items()}
+        return {k: _changed(v, change) for k, v in node.items()}
     if isinstance(node, list | tuple):
-        return [hidden_in(v) for v in node]
-    return hidden(node) if isinstance(node, str) else node
+        return [_changed(v, change) for v in node]
+    return change(node) if isinstance(node, str) else node
