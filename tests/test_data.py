@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import MemorySplit, carve
+from hydratune.data.dataset import carve
 from hydratune.data.folder import FileSplit, ImageFolder
+from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.data.images import TorchvisionImages
 from hydratune.data.shapes import SHIFTS, Shapes
-from hydratune.data.stream import Stream
 from hydratune.tasks.classification import Classification
 from hydratune.types import Batch, DataSpec
 
@@ -95,10 +95,10 @@ def test_carve_leaves_a_class_of_one_in_train() -> None:
 
 def stream(
     augment: Augment | None = None, n: int = 20, batch_size: int = 6, seed: int = 0, **options: object
-) -> Stream:
+) -> ImageStream:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return Stream(MemorySplit(images, torch.arange(n) % 2), SPEC, batch_size, CPU, 3, augment, seed, **options)
+    return ImageStream(MemorySplit(images, torch.arange(n) % 2), SPEC, batch_size, CPU, 3, augment, seed, **options)
 
 
 FULL = Augment(flip=True, crop_padding=2, resized_crop=(0.5, 1.0), jitter=0.3, erase=0.5, mixup=0.2, cutmix=1.0)
@@ -147,10 +147,10 @@ def test_normalisation() -> None:
 def test_a_grey_image_becomes_three_channels_where_the_network_wants_them() -> None:
     spec = DataSpec((1, 8, 8), ("a", "b"), (0.5,), (0.25,))
     split = MemorySplit(torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    assert next(Stream(split, spec, 4, CPU, 3).once()).inputs.shape == (4, 3, 8, 8)
-    assert next(Stream(split, spec, 4, CPU, None).once()).inputs.shape == (4, 1, 8, 8)
+    assert next(ImageStream(split, spec, 4, CPU, 3).once()).inputs.shape == (4, 3, 8, 8)
+    assert next(ImageStream(split, spec, 4, CPU, None).once()).inputs.shape == (4, 1, 8, 8)
     with pytest.raises(ValueError, match="wants 1 channels"):
-        Stream(stream().split, SPEC, 4, CPU, 1)
+        ImageStream(stream().split, SPEC, 4, CPU, 1)
 
 
 # ---- augmentation
@@ -273,7 +273,7 @@ def test_decoding_as_needed_gives_what_memory_gives(photos: Path) -> None:
     assert isinstance(kept, MemorySplit) and isinstance(streamed, FileSplit)
     spec = folder(photos).spec()
     augment = Augment(flip=True, crop_padding=1)
-    a, b = (list(Stream(s, spec, 3, CPU, 3, augment).batches(0, 4)) for s in (kept, streamed))
+    a, b = (list(ImageStream(s, spec, 3, CPU, 3, augment).batches(0, 4)) for s in (kept, streamed))
     assert all(torch.equal(x.inputs, y.inputs) and torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 
 

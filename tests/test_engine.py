@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hydratune.data.augment import Augment
-from hydratune.data.stream import Stream
+from hydratune.data.image_stream import ImageStream
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.report import trains as rows
 from hydratune.freeze.strategies import HeadOnly, LastGroups, Nothing, Pattern
@@ -236,7 +236,7 @@ def test_state_of_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
 # ---- numbers that go wrong
 
 
-class Poisoned(Stream):
+class Poisoned(ImageStream):
     def batches(self, first_step: int, last_step: int) -> Iterator[Any]:
         for step, batch in enumerate(super().batches(first_step, last_step), first_step):
             if step == 3:

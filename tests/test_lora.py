@@ -187,7 +187,7 @@ def test_peft_loads_our_adapter(tmp_path: Path) -> None:
     ours = shaken(Network(LoRA(rank=2, alpha=6.0).adapt(ours_of(base).groups)))
     with torch.no_grad():
         ours.parameters()["fc.bias"].add_(1.0)
-    save_adapter(tmp_path / "adapter", ours.state_dict(), "fc")
+    save_adapter(tmp_path / "adapter", ours.state_dict(), ["fc"])
     theirs = peft.PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
     x = torch.randn(8, 3, 11, 11)
     assert torch.allclose(ours.forward(x), theirs(x), atol=1e-6)

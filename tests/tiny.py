@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import MemorySplit
+from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.data.stream import Stream
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
@@ -53,7 +53,7 @@ def network(dropout: float = 0.0, norm: bool = True) -> Network:
 def stream(batch_size: int = 8, augment: Augment | None = None, n: int = 40) -> Stream:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return Stream(MemorySplit(images, torch.arange(n) % 3), SPEC, batch_size, CPU, 3, augment, seed=5)
+    return ImageStream(MemorySplit(images, torch.arange(n) % 3), SPEC, batch_size, CPU, 3, augment, seed=5)
 
 
 def trial(

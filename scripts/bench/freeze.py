@@ -37,8 +37,7 @@ from rich.table import Table
 from step import SPEC, Batches, Silent, network_of, ours, whole
 from torch import nn
 
-from hydratune.data.dataset import MemorySplit
-from hydratune.data.stream import Stream
+from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.engine.loop import train
 from hydratune.engine.probe import cost_meter
 from hydratune.engine.settings import Cadence, Settings
@@ -249,7 +248,7 @@ def cache(model: str, repeats: int, epochs: int = 20, count: int = 384, batch_si
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=g, dtype=torch.uint8)
     split = MemorySplit(images, torch.arange(count) % 10)
     network, steps = build(model), epochs * (count // batch_size)
-    stream = Stream(split, SPEC, batch_size, torch.device("cpu"), seed=1)
+    stream = ImageStream(split, SPEC, batch_size, torch.device("cpu"), seed=1)
     seconds: dict[str, list[float]] = {"raw loop": [], "not cached": [], "memory": [], "disk": []}
     accuracies: dict[str, float] = {}
 

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import MemorySplit
-from hydratune.data.stream import Stream
+from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.runtime import Runtime, cpu_name
 from hydratune.types import DataSpec
 
@@ -62,7 +61,7 @@ def main() -> None:
     images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     spec = DataSpec((3, 32, 32), tuple("0123456789"), MEAN, STD)
     split = MemorySplit(images, torch.zeros(COUNT, dtype=torch.long))
-    stream = Stream(split, spec, BATCH, torch.device("cpu"), 3, Augment(flip=True, crop_padding=4))
+    stream = ImageStream(split, spec, BATCH, torch.device("cpu"), 3, Augment(flip=True, crop_padding=4))
     loaders = {
         workers: torch.utils.data.DataLoader(
             Peer(images), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0

@@ -23,7 +23,8 @@ COMPONENTS = tuple(
     f"hydratune.{room}."
     for room in ("models", "data", "tasks", "freeze", "optim", "runtime", "engine.settings", "sweep.settings")
 )
-SUPPLIED = {"input_shape"}  # known from the data only: handed to the constructors that ask for them
+# Known from the data or the origin only: handed to the constructors that ask for them, and what they are
+SUPPLIED = {"input_shape": "images", "text": "text", "question": "text", "inherited": "a tokenizer"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def check(node: Any, where: str, trust: Sequence[str]) -> None:
             raise ValueError(f"{path}.{TARGET}={target}: hydratune has no such constructor")
         known = {p.name: p for p in parameters}
         for key, value in keys.items():
-            if key not in known:
+            if key not in known or key in SUPPLIED:
+                known = {k: p for k, p in known.items() if k not in SUPPLIED}
                 raise ValueError(f"{path}.{key}={value}: no such key; {nearest(key, known)}")
             annotation = known[key].annotation
             if annotation is not None and not _fits(value, annotation):
@@ -85,6 +87,9 @@ def construct(node: Any, where: str, trust: Sequence[str], **supplied: Any) -> A
     if foreign:
         raise ValueError(f"{where}.{foreign[0]}={node[foreign[0]]}: no such key; {nearest(foreign[0], parameters)}")
     arguments |= {k: v for k, v in supplied.items() if k in parameters}
+    for key, what in SUPPLIED.items():
+        if key in parameters and key not in arguments and parameters[key].default is inspect.Parameter.empty:
+            raise ValueError(f"{where}: {target} takes {what}, and the data set has none")
     try:
         inspect.signature(constructor).bind(**arguments)
     except TypeError as error:

@@ -15,8 +15,7 @@ import torch
 from hydratune import construct, signals, story
 from hydratune.assemble import Job
 from hydratune.company import launched
-from hydratune.data.augment import Augment
-from hydratune.data.dataset import Dataset, Split
+from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Stream
 from hydratune.engine.loop import advance
 from hydratune.engine.probe import choose_precision
@@ -26,12 +25,12 @@ from hydratune.fingerprint import content, fingerprint
 from hydratune.freeze.cost import CostMeter
 from hydratune.member import Member, build_member, first_network, load_origin, measured
 from hydratune.models.network import Network
-from hydratune.origin import Origin, find_origin
+from hydratune.origin import Origin, find_origin, inherited_tokenizer
 from hydratune.outcome import Result, complete, finish, paused
 from hydratune.record.progress import Screen
 from hydratune.record.run import Run
 from hydratune.runtime import Precision, Runtime
-from hydratune.types import Body, DataSpec, LoadReport
+from hydratune.types import Body, LoadReport, Spec
 
 Outcome = Result | Exception
 
@@ -62,7 +61,7 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen])
     base = network.state_dict() if len(jobs) > 1 else next((m.base for m in fresh), {})
     loaded = None
     if fresh:
-        loaded = load_origin(base, set(network.head.names.values()), origin, room.spec, first.config["init_share"])
+        loaded = load_origin(base, network.own_of_head(), origin, room.spec, first.config["init_share"])
     for member in fresh if len(jobs) > 1 else ():
         Network.copy(base, member.base)
     # Those that go on from the same step, in the same numbers, share a loop.
@@ -90,7 +89,9 @@ def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple
     first = jobs[0]
     runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust, **launched())
     runtime.start()
-    dataset: Dataset = construct.construct(first.config["dataset"], "dataset", first.trust)
+    dataset: Dataset = construct.construct(
+        first.config["dataset"], "dataset", first.trust, inherited=inherited_tokenizer(first)
+    )
     spec = dataset.spec()
     body, network = first_network(first, dataset, spec)
     room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"))
@@ -111,10 +112,10 @@ class Room:
     first: Job
     runtime: Runtime
     dataset: Dataset
-    spec: DataSpec
+    spec: Spec
     body: Body
-    train_split: Split
-    val_split: Split
+    train_split: Any
+    val_split: Any
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,11 +125,11 @@ class Room:
     def at(self, precision: Precision) -> Room:
         return replace(self, runtime=self.runtime.choose(precision))
 
-    def stream(self, split: Split, augment: Augment | None = None) -> Stream:
+    def stream(self, split: Any, training: bool = False) -> Stream:
         config, runtime = self.first.config, self.runtime
-        return Stream(
-            split, self.spec, config["batch_size"], runtime.torch_device, self.body.in_channels, augment,
-            config["seed"], runtime.chosen.memory_format, runtime.rank, runtime.world,
+        return self.dataset.stream(
+            split, self.body, config["batch_size"], runtime.torch_device, config["seed"], runtime.chosen.memory_format,
+            runtime.rank, runtime.world, training,
         )  # fmt: skip
 
     def origin(self, members: Sequence[Member], screen: Screen, always: bool = False) -> Origin:
@@ -146,7 +147,7 @@ class Room:
         if self.runtime.shares:
             return self.runtime.candidates()[0], "not probed: no process has the whole network"
         network.to(self.runtime.torch_device)
-        model = f"{json.dumps(self.first.config['model'], sort_keys=True)} {self.spec.input_shape}"
+        model = json.dumps(self.first.config["model"], sort_keys=True)
         batch = next(self.stream(self.train_split).once())
         if self.runtime.rank:  # the first one tries and remembers: two would each find something else
             return Precision.parse(self.runtime.first_says("")), ""
@@ -161,7 +162,7 @@ class Room:
         """Train them side by side from the step that they share."""
         runtime, dataset = self.runtime, self.dataset
         runtime.wait_for_all()  # what the directory holds has been read, before anything is written there
-        train_stream, val_stream = self.stream(self.train_split, dataset.augment), self.stream(self.val_split)
+        train_stream, val_stream = self.stream(self.train_split, training=True), self.stream(self.val_split)
         if runtime.shares and train_stream.batch_size % runtime.world:
             said = f"batch_size={train_stream.batch_size}: with runtime.strategy=fsdp"
             raise ValueError(f"{said} a multiple of the {runtime.world} processes")
@@ -180,7 +181,7 @@ class Room:
                     member.refuse_changes(made_of)
                     if member.known.get("status") == "complete" and member.snapshot is not None:
                         member.network.to(runtime.torch_device)
-                        arguments = (member.network, dataset, self.spec, runtime, self.stream)
+                        arguments = (member.network, self.body, dataset, self.spec, runtime, self.stream)
                         yield job, complete(job, member.known, *arguments, told(job))
                         continue
                     caches, costs = measured(member, dataset.task, runtime, train_stream, made_of, meters)
@@ -262,10 +263,12 @@ class Room:
             screen.line(f"resuming {shown} from step {step} of {trial.num_steps}")
         screen.line(f"{job.config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
         run.board.text("config", f"```yaml\n{job.text}\n```")
+        if not run.silent and (said := self.dataset.keep(run.directory / "tokenizer")):
+            screen.line(said)
         story.show_load(screen, run, None if member.resumes else loaded)
         story.show_phases(screen, run, member.network, member.phases, costs, self.runtime, how)
         if snapshot is None:
-            story.show_batch(run, train_stream, self.spec)
+            run.show(self.dataset.show_batch(next(train_stream.batches(0, 1))), 0)
 
     def _dry_run(self, member: Member, costs: Sequence[tuple[str, ...]], how: str, screen: Screen) -> Result:
         job, steps = member.job, member.phases[-1].last_step
@@ -285,6 +288,6 @@ class Room:
                 last = trial.history[-1][0] if trial.history else 0
                 if last < trial.num_steps and trial.stopped is None:
                     return paused(member.job, run, trial)
-                return finish(member.job, run, trial, self.dataset, self.stream, val_stream, caches, screen)
+                return finish(member.job, run, trial, self.body, self.dataset, self.stream, val_stream, caches, screen)
         except Exception as error:
             return error

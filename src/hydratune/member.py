@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten
 
 from hydratune import construct
 from hydratune.assemble import Job, strategy_node
@@ -32,7 +33,7 @@ from hydratune.record.features import cache_home
 from hydratune.record.run import read_record
 from hydratune.runtime import Runtime
 from hydratune.secrets import hidden
-from hydratune.types import Body, DataSpec, FreezeStrategy, LoadReport, Phase, Task
+from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,7 @@ def measured(
     costs = [known.phase(p) for p in phases]
     unfrozen = known.phase(Phase(0, 1, every, cut=0))
     # What the weights below the cut do not tell: the data, and the code that the model is
-    data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"channels": train_stream.channels}
+    data = {k: made_of[k] for k in ("dataset", "files", "model", "hydratune")} | {"form": train_stream.form}
     samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
     mode = job.config["freeze"].get("cache") or "auto"
     rows = [known.row_bytes(p.cut) for p in phases]
@@ -138,22 +139,24 @@ def measured(
     return caches, report.costs(phases, costs, unfrozen, said)
 
 
-def first_network(job: Job, dataset: Dataset, spec: DataSpec) -> tuple[Body, Network]:
+def first_network(job: Job, dataset: Dataset, spec: Spec) -> tuple[Body, Network]:
     """The body, and the network that it and a head for this task make; each tensor drawn from (seed, its name)."""
-    shape, seed = spec.input_shape, job.config["seed"]
+    seed = job.config["seed"]
 
     def build() -> Body:
-        return as_body(construct.construct(job.config["model"], "model", job.trust, input_shape=shape))
+        return as_body(construct.construct(job.config["model"], "model", job.trust, **dataset.supplied()))
 
     body = initialised(seed, build, lambda b: b.source.named_parameters())
-    channels = body.in_channels or shape[0]
-    features = torch.zeros(1, channels, *shape[1:])
+    features = dataset.example(body)
+    shapes = [list(t.shape[1:]) for t in tree_flatten(features)[0]]
     try:
         with torch.no_grad():
             for _, module in body.groups:
                 features = module.eval()(features)
     except RuntimeError as error:
-        raise ValueError(f"model: cannot take images of {list(shape)} ({error})") from None
+        raise ValueError(f"model: cannot take inputs of {shapes[0]} ({error})") from None
+    if body.head is not None:
+        return body, build_network(body, body.head)
     head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))
     return body, build_network(body, head)
 
@@ -172,7 +175,7 @@ def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
 
 
 def load_origin(
-    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: DataSpec, share: float
+    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: Spec, share: float
 ) -> LoadReport | None:
     """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
     if origin.tensors is None:

@@ -28,6 +28,25 @@ from hydratune.story import shown_path
 from hydratune.types import Body
 
 
+def inherited_tokenizer(job: Job) -> str | None:
+    """Directory of the tokenizer that the job's first weights were trained with; None where there is none."""
+    wanted, model = job.config["init_from"], job.config["model"]
+    if "tokenizer" not in job.config["dataset"]:
+        return None
+    if job.config["resume"] is not None and (job.directory / "tokenizer").is_dir():
+        return str(job.directory / "tokenizer")
+    if wanted is None or (wanted == "auto" and model.get("name") and model.get("weights")):
+        return None
+    if wanted == "auto":
+        # A function of the pretraining's corpus, so it is known before that runs.
+        data = construct.construct(job.config["pretrain"]["dataset"], "pretrain.dataset", job.trust)
+        own = getattr(data, "tokenizer", None)
+        return None if own is None else own.home
+    path = found(wanted)
+    homes = (path / "tokenizer", path, path.parent.parent / "tokenizer", path.parent)
+    return next((str(home) for home in homes if (home / "tokenizer.json").is_file()), None)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the first weights come from."""

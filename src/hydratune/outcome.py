@@ -10,7 +10,7 @@ from typing import Any
 from hydratune import story
 from hydratune.assemble import Job
 from hydratune.company import whole
-from hydratune.data.dataset import Dataset, Split
+from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Stream
 from hydratune.engine.evaluate import evaluate, evaluate_tails
 from hydratune.engine.trial import Trial
@@ -21,7 +21,7 @@ from hydratune.record import checkpoint
 from hydratune.record.progress import Screen
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
-from hydratune.types import DataSpec
+from hydratune.types import Body, Spec
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Result:
 
 
 def complete(
-    job: Job, known: Mapping[str, Any], network: Network, dataset: Dataset, spec: DataSpec, runtime: Runtime,
-    stream: Callable[[Split], Stream], screen: Screen,
+    job: Job, known: Mapping[str, Any], network: Network, body: Body, dataset: Dataset, spec: Spec, runtime: Runtime,
+    stream: Callable[[Any], Stream], screen: Screen,
 ) -> Result:  # fmt: skip
     """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
     metrics, monitor = dict(known["metrics"]), dataset.task.monitor
@@ -59,8 +59,8 @@ def _load_best(network: Network, directory: Path, step: int) -> Path:
 
 
 def finish(
-    job: Job, run: Run, trial: Trial, dataset: Dataset, stream: Callable[[Split], Stream], val_stream: Stream,
-    caches: Caches | None, screen: Screen,
+    job: Job, run: Run, trial: Trial, body: Body, dataset: Dataset, stream: Callable[[Any], Stream],
+    val_stream: Stream, caches: Caches | None, screen: Screen,
 ) -> Result:  # fmt: skip
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
     config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
@@ -78,9 +78,9 @@ def finish(
     if config["test"] is True or (config["test"] == "auto" and not job.sweep):
         tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
-    exported(run, trial.network)
+    exported(run, trial.network, body, dataset)
     # All that the end tells is told at once: a run that is stopped before begins its end again.
-    story.show_mistakes(run, seen, val_stream, spec, step)
+    run.show({f"val/{tag}": what for tag, what in seen.show(val_stream).items()}, step)
     run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
     run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(
@@ -103,14 +103,18 @@ def paused(job: Job, run: Run, trial: Trial) -> Result:
     return Result(job.directory, trial.last[trial.task.monitor], run.record)
 
 
-def exported(run: Run, network: Network) -> None:
-    """Low-rank updates alone in PEFT's layout, and the weights with them merged in; nothing where there are none."""
+def exported(run: Run, network: Network, body: Body, dataset: Dataset) -> None:
+    """The model as its library reads it; low-rank updates alone in PEFT's layout, and the weights that they give."""
     tensors = {n: whole(t.detach()) for n, t in network.state_dict().items()}
-    if run.silent or not any(lora.is_adapter(name) for name in tensors):
+    if run.silent:
         return
-    from safetensors.torch import save_file
-
-    head_name = next(iter(network.head.names.values())).rpartition(".")[0]
-    lora.save_adapter(run.directory / "adapter", tensors, head_name)
     plain = {n: t.detach().cpu().contiguous() for n, t in lora.merged(tensors).items()}
-    save_file(plain, run.directory / "merged.safetensors")
+    if body.export is not None:
+        body.export(run.directory / "export", plain)
+        dataset.keep(run.directory / "export")
+    if any(lora.is_adapter(name) for name in tensors):
+        from safetensors.torch import save_file
+
+        heads = sorted({name.rpartition(".")[0] for name in network.own_of_head()})
+        lora.save_adapter(run.directory / "adapter", tensors, heads)
+        save_file(plain, run.directory / "merged.safetensors")

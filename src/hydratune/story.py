@@ -9,18 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hydratune import __version__
 from hydratune.assemble import Job
-from hydratune.data.stream import Stream
 from hydratune.freeze import report
 from hydratune.models.network import Network
-from hydratune.record import pictures
 from hydratune.record.progress import Screen, duration, markdown_table
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
-from hydratune.types import DataSpec, LoadReport, Phase
+from hydratune.types import LoadReport, Phase
 
 
 def shown_path(path: Path) -> Path:
@@ -73,11 +69,6 @@ def _some(reasons: Mapping[str, str], most: int = 3) -> str:
     return "; ".join(shown) + (f"; and {len(reasons) - most} more (load.md)" if len(reasons) > most else "")
 
 
-def show_batch(run: Run, train_stream: Stream, spec: DataSpec) -> None:
-    batch = next(train_stream.batches(0, 1))
-    run.board.picture("batch", pictures.grid(pictures.visible(batch.inputs[:32], spec.mean, spec.std)), 0)
-
-
 def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float], monitor: str, best_step: str) -> None:
     """The table at the end: this run, and above it the one that its weights came from."""
     row = [job.config["stage"], label(job), *shown(metrics, monitor), best_step, duration(run.seconds)]
@@ -92,22 +83,6 @@ def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float]
 
 def shown(metrics: Mapping[str, float], monitor: str) -> list[str]:
     return [f"{metrics[k]:.4f}" if k in metrics else "-" for k in (f"val_{monitor}", f"test_{monitor}")]
-
-
-def show_mistakes(run: Run, seen: Any, val_stream: Stream, spec: DataSpec, step: int) -> None:
-    names = spec.class_names
-    per_class = seen.per_class()
-    run.board.text(
-        "val/per_class", markdown_table(("class", "accuracy"), [(k, f"{v:.4f}") for k, v in per_class.items()])
-    )
-    if len(per_class) <= 30:
-        run.board.scalars({f"val_class/{k}": v for k, v in per_class.items()}, step)
-    run.board.picture("val/confusion", pictures.confusion(seen.confusion, names), step)
-    if seen.worst:
-        ids = torch.tensor([row[1] for row in seen.worst], device=val_stream.device)
-        captions = [f"{names[true][:22]}\ntaken for {names[said][:22]}" for _, _, true, said in seen.worst]
-        images = pictures.visible(val_stream.images(ids), spec.mean, spec.std)
-        run.board.picture("val/worst_mistakes", pictures.mistakes(images, captions), step)
 
 
 def hparams(job: Job) -> dict[str, Any]:

@@ -1,28 +1,63 @@
 """The types that carry the flow. No logic here.
 
-Shapes: B samples in a batch, C channels, H x W pixels, K classes, D features.
+Shapes: B samples in a batch, C channels, H x W pixels, T tokens, V words of a vocabulary, K classes, D features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 Features = Any  # whatever one layer group hands to the next: a tensor, or any pytree of them
 Seed = int
+Shown = Any  # a picture, uint8 [3, H, W]; Markdown; or numbers by name, for a plot
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One global batch, on the device, as the network sees it."""
 
-    inputs: Tensor  # [B, C, H, W] float, normalised
-    targets: Tensor  # [B] class numbers, or [B, K] probabilities after mixup or cutmix
+    inputs: Features  # [B, C, H, W] float, normalised; or Padded token numbers
+    targets: Tensor  # [B] class numbers, or [B, K] probabilities after mixup or cutmix; [B, T] of tokens, -100: none
     ids: Tensor  # [B] position of each sample in its split, for reports
+
+
+class Padded(NamedTuple):
+    """Sequences of several lengths as one tensor, filled up on the right; a pytree, as all features are."""
+
+    values: Tensor  # [B, T] token numbers, or [B, T, D] features of them
+    lengths: Tensor  # [B] int64; what lies beyond is neither attended to nor counted
+    asked: Tensor  # [B, M] int64 positions that the head answers for, any order; [B, 0]: all
+
+
+class Spec(Protocol):
+    """What every kind of data tells of itself. No names where nothing is classified."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """What the network and its head must know of text."""
+
+    vocab_size: int
+    max_length: int  # tokens of the longest sequence, special ones included
+    special: Mapping[str, int]  # pad, mask, cls, sep, bos, eos, unk -> token number, as far as there are such
+    class_names: tuple[str, ...] = ()
+    token_bytes: tuple[int, ...] = ()  # [V] of UTF-8 that each token stands for; empty where that is not exact
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +102,7 @@ class Loss:
     """Sum and count, so that ragged batches are exact over micro-batches and ranks."""
 
     sum: Tensor  # scalar
-    count: int
+    count: int | Tensor
 
 
 @dataclass(frozen=True)
@@ -75,10 +110,12 @@ class Body:
     """A network without its head, as a model's constructor returns it."""
 
     source: nn.Module  # the parameters keep the names they have here
-    groups: Sequence[tuple[str, nn.Module]]  # in execution order; the last returns [B, D]
+    groups: Sequence[tuple[str, nn.Module]]  # in execution order; the last returns what the head takes, such as [B, D]
     head_name: str = "head"  # prefix of the head's parameters in the source model
+    head: nn.Module | None = None  # the source's own for the task's question; null: the task builds one
     in_channels: int | None = 3  # None: any
     weights: Callable[[], tuple[str, Mapping[str, Tensor]]] | None = None  # where pretrained tensors come from
+    export: Callable[[Path, Mapping[str, Tensor]], None] | None = None  # into a directory, as its library reads it
 
 
 class FreezeStrategy(Protocol):
@@ -93,11 +130,15 @@ class Metrics(Protocol):
     over_ranks: take up what the other processes have seen; asked for only where there are several.
     """
 
-    def update(self, outputs: Tensor, batch: Batch) -> None: ...
+    def update(self, outputs: Any, batch: Batch) -> None: ...
 
     def over_ranks(self, runtime: Any) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
+
+    def show(self, stream: Any) -> Mapping[str, Shown]:
+        """By tag, after `compute`: what somebody would look at. stream: what was evaluated, to show samples of."""
+        ...
 
 
 class Task(Protocol):
@@ -105,11 +146,15 @@ class Task(Protocol):
 
     monitor: str  # the metric that selects, larger is better
 
-    def build_head(self, features: Features, spec: DataSpec) -> nn.Module: ...
+    def build_head(self, features: Features, spec: Any) -> nn.Module: ...
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Loss: ...
+    def loss(self, outputs: Any, batch: Batch) -> Loss: ...
 
-    def metrics(self, spec: DataSpec, device: torch.device) -> Metrics: ...
+    def metrics(self, spec: Any, device: torch.device) -> Metrics: ...
+
+    def look(self, forward: Callable[[Features], Any], stream: Any) -> Mapping[str, Shown]:
+        """By tag, what somebody would look at in every evaluation. forward: inputs to outputs; stream: validation's."""
+        ...
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import nn
 from hydratune import signals
 from hydratune.data.augment import Augment
 from hydratune.data.folder import FileSplit
+from hydratune.data.image_stream import ImageStream
 from hydratune.data.stream import Stream
 from hydratune.freeze.strategies import Nothing
 from hydratune.models.network import Network
@@ -50,7 +51,7 @@ def test_a_stream_goes_on_with_the_samples_that_were_to_come(tmp_path: Path, wor
     split = FileSplit(paths, torch.arange(20) % 3, 8, workers)
 
     def log(first: int) -> list[tuple[list[int], float]]:
-        again = Stream(split, SPEC, 4, CPU, 3, Augment(flip=True, crop_padding=1), seed=3)
+        again = ImageStream(split, SPEC, 4, CPU, 3, Augment(flip=True, crop_padding=1), seed=3)
         return [(b.ids.tolist(), float(b.inputs.double().sum())) for b in again.batches(first, 15)]
 
     whole = log(0)

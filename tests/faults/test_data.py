@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import Dataset, MemorySplit
 from hydratune.data.folder import FileSplit, ImageFolder
-from hydratune.data.stream import Stream
+from hydratune.data.image_dataset import ImageDataset
+from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.tasks.classification import Classification
 from hydratune.types import DataSpec
 from tests.faults.harness import NET, run
@@ -59,7 +59,7 @@ def test_another_number_of_workers_goes_on_bitwise(photos: Path) -> None:
 
     def batches(workers: int, first: int) -> list[Tensor]:
         split = FileSplit(paths, labels, 8, workers)
-        return [b.inputs for b in Stream(split, SPEC, 3, CPU, 3, augment, seed=2).batches(first, 12)]
+        return [b.inputs for b in ImageStream(split, SPEC, 3, CPU, 3, augment, seed=2).batches(first, 12)]
 
     whole = batches(0, 0)
     for workers, first in ((2, 5), (4, 7)):
@@ -98,7 +98,7 @@ def test_data_that_changed_is_refused_with_both_fingerprints(tmp_path: Path, pho
     assert old != new and new.startswith(before[:32]) and after is None
 
 
-class Given(Dataset):
+class Given(ImageDataset):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         super().__init__(Classification(), Augment())
         self.images, self.labels = images, labels
@@ -125,7 +125,7 @@ def test_no_samples_and_labels_out_of_range_are_said() -> None:
 
 @pytest.mark.scenario(15)
 def test_one_sample_trains_and_counts_once(tmp_path: Path) -> None:
-    one = Stream(MemorySplit(pictures(1), torch.tensor([1])), SPEC, 8, CPU, 3, seed=5)
+    one = ImageStream(MemorySplit(pictures(1), torch.tensor([1])), SPEC, 8, CPU, 3, seed=5)
     t = trial(tmp_path, network(), steps=3)
     go([t], data=one, every=1)
     assert len(t.history) == 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hydratune.data.stream import Stream
+from hydratune.data.image_stream import ImageStream
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.strategies import HeadOnly
 from hydratune.optim import Cosine
@@ -32,10 +32,10 @@ class Poison(torch.autograd.Function):
         return slope * float("nan")
 
 
-class Poisoned(Stream):
+class Poisoned(ImageStream):
     """Some steps' inputs hold what they should not."""
 
-    def __init__(self, steps: set[int], value: float, like: Stream) -> None:
+    def __init__(self, steps: set[int], value: float, like: ImageStream) -> None:
         super().__init__(like.split, like.spec, like.batch_size, CPU, 3, None, like.seed)
         self.steps, self.value = steps, value
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hydratune.data.augment import Augment
-from hydratune.data.stream import Stream
+from hydratune.data.image_stream import ImageStream
 from hydratune.record import checkpoint
 from tests.faults.harness import NET, differences, kill_all, record, run, saved, scalars, start, wait_until
 from tests.tiny import CPU, SPEC, stream
@@ -102,7 +102,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_bitwise(tmp_path: Pat
 @pytest.mark.scenario(31)
 def test_every_sample_is_one_ranks_and_counts_once() -> None:
     whole = stream(batch_size=8, n=41)
-    parts = [Stream(whole.split, SPEC, 8, CPU, 3, None, 5, rank=r, world=3) for r in range(3)]
+    parts = [ImageStream(whole.split, SPEC, 8, CPU, 3, None, 5, rank=r, world=3) for r in range(3)]
     counted = [[b.ids.tolist() for b in p.once()] for p in parts]
     assert {len(batches) for batches in counted} == {6}  # as many turns for each, though the last has one sample
     assert sorted(i for batches in counted for ids in batches for i in ids) == list(range(41))
@@ -114,7 +114,7 @@ def test_every_sample_is_one_ranks_and_counts_once() -> None:
 def test_mixing_is_done_before_ranks_divide_a_batch() -> None:
     augment = Augment(mixup=0.4, flip=True)
     whole = stream(augment=augment)
-    parts = [Stream(whole.split, SPEC, 8, CPU, 3, augment, 5, rank=r, world=2) for r in range(2)]
+    parts = [ImageStream(whole.split, SPEC, 8, CPU, 3, augment, 5, rank=r, world=2) for r in range(2)]
     for one, a, b in zip(whole.batches(3, 7), *(p.batches(3, 7) for p in parts), strict=True):
         assert torch.cat([a.inputs, b.inputs]).equal(one.inputs) and torch.cat([a.targets, b.targets]).equal(
             one.targets

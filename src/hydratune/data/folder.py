@@ -15,7 +15,9 @@ from torch import Tensor
 
 from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import Dataset, MemorySplit, Split, carve, check_share, checked, pixel_statistics
+from hydratune.data.dataset import carve, check_share
+from hydratune.data.image_dataset import ImageDataset, checked, pixel_statistics
+from hydratune.data.image_stream import MemorySplit, Split
 from hydratune.record.features import cache_home
 from hydratune.secrets import hidden
 from hydratune.types import DataSpec, Task
@@ -101,7 +103,7 @@ def _within(folder: Path) -> Path:
     return entries[0] if len(entries) == 1 and any(e.is_dir() for e in entries[0].iterdir()) else folder
 
 
-class FileImages(Dataset):
+class FileImages(ImageDataset):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
     def __init__(

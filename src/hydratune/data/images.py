@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import Dataset, carve, check_share
+from hydratune.data.dataset import carve, check_share
 from hydratune.data.folder import FileImages
+from hydratune.data.image_dataset import ImageDataset
 from hydratune.types import DataSpec, Task
 
 # name: (torchvision class, height and width, channels, number of classes, arguments of its train and test parts)
@@ -34,7 +35,7 @@ _IDX_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class TorchvisionImages(Dataset):
+class TorchvisionImages(ImageDataset):
     """A small torchvision set, whole in memory; validation is carved out of train."""
 
     def __init__(

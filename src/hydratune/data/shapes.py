@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import Dataset
+from hydratune.data.image_dataset import ImageDataset
 from hydratune.randomness import derive_seed
 from hydratune.types import DataSpec, Task
 
@@ -66,7 +66,7 @@ NEW_TEXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 SHIFTS = ("none", "input", "feature", "output")
 
 
-class Shapes(Dataset):
+class Shapes(ImageDataset):
     """`classes` is 10 (shapes) or 100 (shape x texture); images are [N, 3, 32, 32] uint8, classes balanced.
 
     shift: input adds noise and blur, feature draws other textures, output permutes the labels and merges them in

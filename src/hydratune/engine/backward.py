@@ -106,5 +106,5 @@ def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[F
     """Equal parts of a global batch; the last may be smaller."""
     size = math.ceil(len(batch.ids) / count)
     starts = range(0, len(batch.ids), size)
-    parts = zip(batch.inputs.split(size), batch.targets.split(size), batch.ids.split(size), strict=True)
-    return [(rows(features, a, a + size), Batch(*part)) for a, part in zip(starts, parts, strict=True)]
+    whole = (batch.inputs, batch.targets, batch.ids)
+    return [(rows(features, a, a + size), Batch(*rows(whole, a, a + size))) for a in starts]

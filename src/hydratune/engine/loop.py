@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from hydratune import signals
 from hydratune.data.stream import Stream
-from hydratune.engine.evaluate import evaluate_tails
+from hydratune.engine.evaluate import evaluate_tails, look
 from hydratune.engine.settings import Cadence
 from hydratune.engine.stack import stacked
 from hydratune.engine.trial import Trial
@@ -84,9 +84,9 @@ def advance(
             seen: dict[str, str] = {}
             if logs:
                 now = time.perf_counter()
-                samples = (step - logged) * train_stream.batch_size
+                units = (step - logged) * train_stream.batch_size * train_stream.units_per_sample
                 for trial in running:
-                    seen = trial.log(step, samples, now - logged_at)
+                    seen = trial.log(step, units / max(now - logged_at, 1e-9), train_stream.unit)
                 line.show(step, {**seen, **_metric(running)})
                 logged, logged_at = step, now
             looks = [t for t in running if due or step == ends[t]]
@@ -169,9 +169,12 @@ def _evaluate(
         first, networks = looked[0], [t.network for t in looked]
         try:  # here alone: a signal that does not wait may meet the weights half exchanged, which nobody must save
             metrics = evaluate_tails(networks, [cuts[t] for t in looked], first.task, trunk, first.spec, first.runtime)
+            shown = [look(network, first.task, trunk.stream, first.runtime) for network in networks]
         except signals.Stopped as stopped:
             return stopped.number
     values = {trial: seen.compute() for trial, seen in zip(looked, metrics, strict=True)}
+    for trial, what in zip(looked, shown, strict=True):
+        trial.run.show({f"val/{tag}": content for tag, content in what.items()}, step)
     for trial in due:
         with trial.alone():
             trial.note(step, values[trial if trial in values else led[trial]])

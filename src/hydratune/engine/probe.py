@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_map
 
+from hydratune.engine.memory import rows
 from hydratune.freeze.cost import CostMeter
 from hydratune.models.network import Network
 from hydratune.optim import Recipe
@@ -33,12 +35,13 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
 
     `model` identifies the network among others in the cache. Its weights are not touched.
     """
-    candidates = runtime.candidates()
+    images = any(p.ndim == 4 for p in network.parameters().values())  # there is no other layout for anything else
+    candidates = [c for c in runtime.candidates() if images or not c.channels_last]
     if len(candidates) == 1:
         return candidates[0], "asked for"
     device = runtime.describe()
     machine = (device["name"], device["threads"], torch.__version__, runtime.compile, runtime.keep_memory)
-    key = f"{derive_seed(model, list(batch.inputs.shape), *machine, *candidates):x}"
+    key = f"{derive_seed(model, [list(t.shape) for t in tree_flatten(batch.inputs)[0]], *machine, *candidates):x}"
     path = cache_file()
     known = _read(path)
     if key in known:
@@ -74,7 +77,7 @@ def _measure(
     left = list(candidates)
     for turn in range(REPEATS + 1):
         for precision in left:
-            inputs = batch.inputs.contiguous(memory_format=precision.memory_format)
+            inputs = tree_map(lambda t: _laid_out(t, precision), batch.inputs)  # noqa: B023
             started = _now(runtime)
             with runtime.choose(precision).autocast():
                 outputs = trials[precision].forward(inputs)
@@ -106,13 +109,18 @@ def update_speed(recipe: Recipe, runtime: Runtime) -> float:
 def cost_meter(network: Network, task: Task, batch: Batch, runtime: Runtime, recipe: Recipe) -> CostMeter:
     """Measures what phases of this network cost on such batches."""
     count = min(SAMPLES, len(batch.ids))
-    part = Batch(batch.inputs[:count], batch.targets[:count], batch.ids[:count])
+    part = Batch(*rows((batch.inputs, batch.targets, batch.ids), 0, count))
 
     def loss(outputs: Any) -> torch.Tensor:
         return task.loss(outputs, part).sum
 
     speed = update_speed(recipe, runtime)
-    return CostMeter(network.groups, batch.inputs, loss, runtime.autocast, speed, runtime.synchronize, count)
+    size = len(batch.ids)
+    return CostMeter(network.groups, part.inputs, loss, runtime.autocast, speed, runtime.synchronize, size, count)
+
+
+def _laid_out(tensor: torch.Tensor, precision: Precision) -> torch.Tensor:
+    return tensor.contiguous(memory_format=precision.memory_format) if tensor.ndim == 4 else tensor
 
 
 def _now(runtime: Runtime) -> float:

@@ -34,14 +34,14 @@ from hydratune.randomness import derive_seed
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
-from hydratune.types import Batch, DataSpec, Features, Phase, Task
+from hydratune.types import Batch, Features, Phase, Spec, Task
 
 
 class Trial:
     """Steps on features that a trunk hands it. Everything it does at a step is a function of that step's number."""
 
     def __init__(
-        self, network: Network, phases: Sequence[Phase], task: Task, spec: DataSpec, recipe: Recipe,
+        self, network: Network, phases: Sequence[Phase], task: Task, spec: Spec, recipe: Recipe,
         schedule: Schedule, settings: Settings, runtime: Runtime, run: Run, seed: int,
     ) -> None:  # fmt: skip
         self.network, self.phases, self.task, self.spec = network, tuple(phases), task, spec
@@ -228,16 +228,18 @@ class Trial:
     def averaged_weights(self) -> Swapped:
         return Swapped(self._averaged, self.ema)
 
-    def log(self, step: int, samples: int, seconds: float) -> dict[str, str]:
-        """Scalars of the steps since the last log; reads the device once. Returns what the live line shows."""
-        values = self.meters.read()
-        values["speed/images_per_second"] = samples / max(seconds, 1e-9)
+    def log(self, step: int, speed: float, unit: str) -> dict[str, str]:
+        """Scalars of the steps since the last log; reads the device once. Returns what the live line shows.
+
+        speed: units of data in a second.
+        """
+        values = {**self.meters.read(), f"speed/{unit}_per_second": speed}
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
         values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
         self.run.board.scalars(values, step)
         self._mark(step)
         self.meters.reset()
-        return {"loss": f"{values['train/loss']:.4f}", "images/s": f"{values['speed/images_per_second']:,.0f}"}
+        return {"loss": f"{values['train/loss']:.4f}", f"{unit}/s": f"{speed:,.0f}"}
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every layer group that trains, as the optimizer has it now."""

@@ -16,25 +16,27 @@ from hydratune import signals
 from hydratune.data.stream import Stream
 from hydratune.engine.memory import in_parts
 from hydratune.engine.state import digest
+from hydratune.engine.table import Table, as_rows
 from hydratune.freeze.cost import PhaseCost
 from hydratune.models.network import Network
 from hydratune.record.features import FeatureStore
 from hydratune.runtime import Runtime
-from hydratune.types import Batch, Features, Phase
+from hydratune.types import Batch, Features, Padded, Phase
 
 
 @dataclass(frozen=True)
 class Trunk:
     """The groups below some cuts, over a stream: what each trial takes on from.
 
-    cuts: ascending. cached: for some of them, the outputs of groups[:cut], [distinct views * N, ...].
+    cuts: ascending. cached: for some of them, the outputs of groups[:cut], a row for each of the stream's views of each
+    sample.
     """
 
     network: Network
     cuts: Sequence[int]
     runtime: Runtime
     stream: Stream
-    cached: Mapping[int, Tensor] = field(default_factory=dict)
+    cached: Mapping[int, Table] = field(default_factory=dict)
 
     def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
         """The batches of these steps, with the outputs of groups[:cut] for every cut."""
@@ -65,9 +67,8 @@ class Trunk:
         features, reached = inputs, 0
         for cut in self.cuts:
             if cut in self.cached:
-                table = self.cached[cut]
                 assert at is not None
-                features = table[at.to(table.device)].to(self.runtime.torch_device)
+                features = self.cached[cut].read(at, self.runtime.torch_device)
             elif cut:
                 features = in_parts(
                     partial(self._run, reached, cut), features, 0 if self.runtime.shares else _count(features)
@@ -117,18 +118,18 @@ def plan_caches(
 ) -> tuple[Caches, list[str]]:
     """(which phases read cached features, what the freeze report says of each).
 
-    mode: freeze.cache. row_bytes: of one sample's features, per phase; None where they are not one tensor. data: what
+    mode: freeze.cache. row_bytes: of one sample's features, per phase; None where no table holds such. data: what
     the "train" and "val" samples are made of. Never changes what is trained. Raises ValueError where a cache was asked
     for that would.
     """
-    views, steps = train_stream.augment.distinct, train_stream.steps_per_epoch
+    views, steps = train_stream.views, train_stream.steps_per_epoch
     said: list[str] = []
     chosen: dict[Phase, int] = {}
     for phase, cost, row in zip(phases, costs, row_bytes, strict=True):
         if mode in ("memory", "disk") and phase.cut and views is None:
             raise ValueError(
-                f"freeze.cache={mode}: training sees every image anew, so no output of the trunk comes twice; "
-                "dataset.augment.views=4 fixes four views of each, cache=off leaves the augmentation as it is"
+                f"freeze.cache={mode}: training sees every sample anew, so no output of the trunk comes twice; "
+                "cache=off leaves that as it is (for images dataset.augment.views=4 fixes four views of each)"
             )
         reason = None
         if mode == "off":
@@ -138,7 +139,7 @@ def plan_caches(
         elif row is None:
             reason = "no: the trunk's output is not one tensor"
         elif views is None:
-            reason = "no: augmentation is random; dataset.augment.views=K would fix K views"
+            reason = "no: no sample comes twice alike; for images dataset.augment.views=K would fix K views"
         elif mode == "auto" and phase.last_step - phase.first_step <= steps * views:
             reason = "no: nothing is seen twice in this phase"
         elif mode == "auto" and 2 * _read_seconds(row, runtime) > cost.trunk_seconds / train_stream.batch_size:
@@ -180,26 +181,41 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
     data: what the stream's samples are made of. The groups below the cuts must be in eval.
     """
     stream, runtime, network = trunk.stream, trunk.runtime, trunk.network
-    rows = len(stream.split) * (stream.augment.distinct or 0)
     kept = dict(trunk.cached)
     for cut in cuts:
         groups = network.groups[:cut]
         weights = digest([t for g in groups for t in (*g.module.parameters(), *g.module.buffers())])
         names = [g.name for g in groups]
-        key = store.key(weights, names, data, stream.seed if stream.augment.per_sample else 0, stream.augment.distinct,
-                        str(runtime.chosen), runtime.torch_device.type, torch.__version__)  # fmt: skip
-        features = store.find(key)
+        key = store.key(
+            weights, names, data, stream.seed if stream.random else 0, stream.views, str(runtime.chosen),
+            runtime.torch_device.type, torch.__version__,
+        )  # fmt: skip
+        features, lengths = store.find(key), _row_lengths(trunk, cut)
         if features is None:
+            rows = len(stream.split) * (stream.views or 0) if lengths is None else int(lengths.sum())
             try:
-                features = store.keep(key, rows, _computed(trunk, cut))
+                features = store.keep(key, rows, map(as_rows, _computed(trunk, cut)))
             except OSError as error:
                 print(f"warning: the trunk's outputs cannot be kept ({error}); they are computed for every batch")
                 continue
-        kept[cut] = features.to(runtime.torch_device) if store.where == "memory" else features
+        if store.where == "memory":
+            features, lengths = (None if t is None else t.to(runtime.torch_device) for t in (features, lengths))
+            assert features is not None
+        kept[cut] = Table(features, lengths)
     return replace(trunk, cached=kept)
 
 
-def _computed(trunk: Trunk, cut: int) -> Iterator[Tensor]:
+def _row_lengths(trunk: Trunk, cut: int) -> Tensor | None:
+    """Of the features at the cut, where those still are sequences."""
+    lengths = trunk.stream.row_lengths()
+    if lengths is None:
+        return None
+    first = next(trunk.stream.distinct(2))
+    with trunk.runtime.autocast():
+        return lengths if isinstance(trunk.network.forward(first, 0, cut), Padded) else None
+
+
+def _computed(trunk: Trunk, cut: int) -> Iterator[Features]:
     for inputs in trunk.stream.distinct(trunk.stream.batch_size):
         if trunk.runtime.world == 1 and (number := signals.asked()):  # the pass may take long, and can be made again
             raise signals.Stopped(number)

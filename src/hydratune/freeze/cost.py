@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hydratune.freeze.phases import set_mode
 from hydratune.layer_groups import parameter_names
-from hydratune.types import Features, LayerGroup, Phase
+from hydratune.types import Features, LayerGroup, Padded, Phase
 
 REPEATS = 2
 
@@ -39,27 +39,27 @@ class PhaseCost:
 class CostMeter:
     """Costs of phases of one network on one batch.
 
-    inputs: [B, ...], cut down to `samples`. loss: the head's outputs to a scalar. autocast: as training has it.
+    inputs: `samples` of the batch's `batch_size`. loss: the head's outputs to a scalar. autocast: as training has it.
     update: seconds that the optimizer takes for one element. synchronize: waits for the device.
     """
 
     def __init__(
         self,
         groups: Sequence[LayerGroup],
-        inputs: Tensor,
+        inputs: Features,
         loss: Callable[[Any], Tensor],
         autocast: Callable[[], AbstractContextManager[Any]],
         update: float,
-        synchronize: Callable[[], None] = lambda: None,
-        samples: int = 16,
+        synchronize: Callable[[], None],
+        batch_size: int,
+        samples: int,
     ) -> None:
         self.groups, self.loss, self.autocast, self.synchronize = groups, loss, autocast, synchronize
         self.update = update
-        self.batch_size = len(inputs)
-        self.samples = min(samples, self.batch_size)
+        self.batch_size, self.samples = batch_size, samples
         self._owned = parameter_names(groups)
         self._seen: dict[Any, tuple[float, float]] = {}
-        self._features: list[Features] = [inputs[: self.samples]]
+        self._features: list[Features] = [inputs]
         self.operations: list[float] = []
         with torch.no_grad(), autocast():
             for i in range(len(groups)):
@@ -93,8 +93,14 @@ class CostMeter:
         )
 
     def row_bytes(self, cut: int) -> int | None:
-        """Of one sample's features between groups[:cut] and the rest; None where they are not one tensor."""
+        """Of one sample's features between groups[:cut] and the rest; None where no table holds such.
+
+        Of padded ones what samples have on average without the padding.
+        """
         features = self._features[cut]
+        if isinstance(features, Padded):
+            each = features.values[0, 0].numel() * features.values.element_size()
+            return int(features.lengths.double().mean() * each)
         return features[0].numel() * features.element_size() if isinstance(features, Tensor) else None
 
     def _copy(self, i: int, phase: Phase | None) -> nn.Module:

@@ -121,8 +121,8 @@ def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str) -> None:
-    """Updates and head alone, in PEFT's layout: `PeftModel.from_pretrained(model, directory)` takes it."""
+def save_adapter(directory: Path, tensors: Mapping[str, Tensor], heads: Sequence[str]) -> None:
+    """Updates and the modules of the head, in PEFT's layout: `PeftModel.from_pretrained(model, directory)` takes it."""
     from safetensors.torch import save_file
 
     layers = sorted(n.removesuffix(A) for n in tensors if n.endswith(A))
@@ -131,14 +131,14 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], head_name: str)
         a, b = tensors[layer + A], tensors[layer + B]
         # PEFT's update of a convolution is two convolutions, the second of them 1x1
         kept |= {f"{layer}{A}": a, f"{layer}{B}": b.view(*b.shape, 1, 1) if a.ndim == 4 else b}
-    kept |= {n: t for n, t in tensors.items() if n.startswith(f"{head_name}.")}
+    kept |= {n: t for n, t in tensors.items() if n.rpartition(".")[0] in heads}
     rank = len(tensors[layers[0] + A])
     config = {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": float(tensors[layers[0] + SCALE]) * rank,
         "target_modules": layers,
-        "modules_to_save": [head_name],
+        "modules_to_save": list(heads),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,

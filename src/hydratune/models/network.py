@@ -43,6 +43,11 @@ class Network:
         tail = [LayerGroup(g.name, m, g.names) for g, m in zip(self.groups[cut:], own, strict=True)]
         return Network([*self.groups[:cut], *tail])
 
+    def own_of_head(self) -> set[str]:
+        """Names of the head's tensors, but for those that it shares with a group below."""
+        below = {n for g in self.groups[:-1] for n in g.names.values()}
+        return set(self.head.names.values()) - below
+
     @property
     def head(self) -> LayerGroup:
         return self.groups[-1]
@@ -89,6 +94,9 @@ def build_network(body: Body, head: nn.Module) -> Network:
     for name, module in body.groups:
         names = {k: by_identity.get(id(t), f"{name}.{k}") for k, t in _tensors(module)}
         groups.append(LayerGroup(name, module, names))
+    if head is body.head:
+        names = {k: by_identity[id(t)] for k, t in _tensors(head)}
+        return Network([*groups, LayerGroup("head", head, names)])
     names = {k: f"{body.head_name}.{k}" for k, _ in _tensors(head)}
     taken = {n for group in groups for n in group.names.values()}.intersection(names.values())
     if taken:

@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hydratune.record.tensorboard import Board, SilentBoard
 from hydratune.secrets import hidden, hidden_in
+from hydratune.types import Shown
 
 
 class Run:
@@ -50,6 +52,16 @@ class Run:
         if not self.silent:
             write_text(self.directory / f"{name}.md", markdown + "\n")
         self.board.text(name, markdown)
+
+    def show(self, what: Mapping[str, Shown], step: int) -> None:
+        """In TensorBoard, each by its kind."""
+        for tag, content in what.items():
+            if isinstance(content, str):
+                self.board.text(tag, content, step)
+            elif isinstance(content, Mapping):
+                self.board.scalars({f"{tag}/{name}": value for name, value in content.items()}, step)
+            else:
+                self.board.picture(tag, content, step)
 
     def __enter__(self) -> Run:
         return self

@@ -28,8 +28,8 @@ class Board:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
-    def text(self, tag: str, markdown: str) -> None:
-        self._writer.add_text(tag, hidden(markdown), self._first_step)
+    def text(self, tag: str, markdown: str, step: int | None = None) -> None:
+        self._writer.add_text(tag, hidden(markdown), self._first_step if step is None else step)
 
     def picture(self, tag: str, image: Tensor, step: int) -> None:
         """image: [3, H, W] uint8"""
@@ -55,7 +55,7 @@ class SilentBoard(Board):
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
-    def text(self, tag: str, markdown: str) -> None: ...
+    def text(self, tag: str, markdown: str, step: int | None = None) -> None: ...
 
     def picture(self, tag: str, image: Tensor, step: int) -> None: ...
 

@@ -23,7 +23,7 @@ def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
         return result
     chosen, _ = room.precision(members[0], network if len(jobs) > 1 else members[0].network)
     room = room.at(chosen)
-    stream = room.stream(room.train_split, room.dataset.augment)
+    stream = room.stream(room.train_split, training=True)
     meters: Any = {}
     passes = len(room.val_split) / stream.batch_size
     for member in members:
@@ -51,7 +51,7 @@ def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
         result[member.job] = {
             "fork": member.fork, "fork_name": member.network.groups[member.fork].name, "steps": steps, "done": done,
             "seconds": own + looks * passes * forward, "phases": phases, "looks": looks,
-            "look": passes * forward, "cached": stream.augment.distinct is not None,
+            "look": passes * forward, "cached": stream.views is not None,
         }  # fmt: skip
     return result
 

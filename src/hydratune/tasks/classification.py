@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydratune.data.stream import Stream
+from hydratune.record import pictures
+from hydratune.record.progress import markdown_table
 from hydratune.runtime import Runtime
-from hydratune.types import Batch, DataSpec, Features, Loss
+from hydratune.types import Batch, Features, Loss, Shown, Spec
 
 
 class Classification:
@@ -23,7 +28,7 @@ class Classification:
             raise ValueError(f"dataset.task.head_init={head_init}: standard or zero")
         self.label_smoothing, self.head_init = label_smoothing, head_init
 
-    def build_head(self, features: Features, spec: DataSpec) -> nn.Module:
+    def build_head(self, features: Features, spec: Spec) -> nn.Module:
         """features: [1, D] of one sample. A Linear D -> K."""
         if not isinstance(features, Tensor) or features.ndim != 2:
             got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -39,8 +44,19 @@ class Classification:
         total = F.cross_entropy(outputs.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
         return Loss(total, len(outputs))
 
-    def metrics(self, spec: DataSpec, device: torch.device) -> ClassificationMetrics:
+    def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
+        """What is shown at every evaluation: nothing."""
+        return {}
+
+    def metrics(self, spec: Spec, device: torch.device) -> ClassificationMetrics:
         return ClassificationMetrics(spec, device)
+
+
+def _matthews(hits: Tensor, true: Tensor, said: Tensor) -> float:
+    """Correlation of K classes (Gorodkin 2004, as scikit-learn has it): 0 where one of the two never changes."""
+    count, both = true.sum(), (true * said).sum()
+    spread = (count**2 - (said**2).sum()) * (count**2 - (true**2).sum())
+    return float((hits.sum() * count - both) / spread.sqrt()) if spread > 0 else 0.0
 
 
 class ClassificationMetrics:
@@ -49,7 +65,7 @@ class ClassificationMetrics:
     Also keeps the `keep` worst mistakes and the logits' verdicts that the pictures are made of.
     """
 
-    def __init__(self, spec: DataSpec, device: torch.device, keep: int = 16) -> None:
+    def __init__(self, spec: Spec, device: torch.device, keep: int = 16) -> None:
         k = spec.num_classes
         self.spec, self.keep = spec, keep
         self.confusion = torch.zeros(k, k, dtype=torch.int64, device=device)  # [true, predicted]
@@ -98,7 +114,22 @@ class ClassificationMetrics:
             "accuracy": float(hits.sum()) / self._count,
             "top5": float(self._top5) / self._count,
             "macro_f1": float(f1.mean()),
+            "mcc": _matthews(hits, true, said),
         }
+
+    def show(self, stream: Stream) -> dict[str, Shown]:
+        names, shares = self.spec.class_names, self.per_class()
+        rows = [(name, f"{share:.4f}") for name, share in shares.items()]
+        shown: dict[str, Shown] = {
+            "per_class": markdown_table(("class", "accuracy"), rows),
+            "confusion": pictures.confusion(self.confusion, names),
+        }
+        if len(shares) <= 30:
+            shown["class"] = shares
+        if self.worst:
+            captions = [f"{names[true][:22]}\ntaken for {names[said][:22]}" for _, _, true, said in self.worst]
+            shown["worst_mistakes"] = stream.shown([row[1] for row in self.worst], captions)
+        return shown
 
     def per_class(self) -> dict[str, float]:
         """Accuracy (recall) of every class that has samples."""

@@ -1,0 +1,171 @@
+"""Text without labels, for language modelling: packed into sequences of equal length."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hydratune.data.dataset import SPLITS, check_share
+from hydratune.data.text_dataset import TextDataset, digest_of, parts_of, read_text
+from hydratune.data.text_stream import TextSplit
+from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.randomness import derive_seed
+from hydratune.record.features import cache_home
+from hydratune.types import Task
+
+FEW = 20  # documents; with fewer, each of them gives its end to val and test
+
+
+class Corpus(TextDataset):
+    """Base of the corpora: a subclass says `documents()`.
+
+    Documents are tokenized one after the other and cut into sequences of max_length, whatever document a token belongs
+    to; the token numbers lie in a file that is mapped into memory, made once. val_share, test_share: of the documents,
+    or of the end of each where there are few, as far as the source has no such part of its own.
+    """
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, val_share: float, test_share: float,
+        split_seed: int, inherited: str | None,
+    ) -> None:  # fmt: skip
+        super().__init__(task, tokenizer, max_length, bucket, inherited)
+        check_share("val_share", val_share)
+        check_share("test_share", test_share)
+        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
+
+    @abstractmethod
+    def documents(self) -> dict[str, list[str]]:
+        """Of train, and of val and test where the source tells them apart."""
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        parts = dict(self.documents())
+        for name, share in (("test", self.test_share), ("val", self.val_share)):
+            if name not in parts:
+                parts["train"], parts[name] = self._divided(parts["train"], share, name)
+        return parts
+
+    def _divided(self, documents: list[str], share: float, name: str) -> tuple[list[str], list[str]]:
+        if len(documents) < FEW:
+            cuts = [round(len(d) * (1 - share)) for d in documents]
+            pairs = list(zip(documents, cuts, strict=True))
+            return [d[:cut] for d, cut in pairs], [d[cut:] for d, cut in pairs]
+        g = torch.Generator().manual_seed(derive_seed(self.split_seed, "documents", name))
+        taken = set(torch.randperm(len(documents), generator=g)[: max(round(share * len(documents)), 1)].tolist())
+        kept = [d for i, d in enumerate(documents) if i not in taken]
+        return kept, [d for i, d in enumerate(documents) if i in taken]
+
+    def texts(self) -> Iterable[str]:
+        return self._parts["train"]
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of(f"{name} {document}" for name in SPLITS for document in self._parts[name])
+
+    def digest(self) -> str:
+        return self._digest
+
+    def part(self, name: str) -> str:
+        """What a split is made of, to compare with other compressors of it."""
+        return "\n".join(self._parts[name])
+
+    def encoded(self, name: str) -> TextSplit:
+        tokens = self._tokens(name)
+        if self.task.question == "causal":
+            # Every token but the first is predicted once; the last sequence may be shorter.
+            count = len(tokens) - 1
+            if count < 1:
+                raise ValueError(f"dataset: the {name} split has {len(tokens)} tokens, too few to predict one")
+            starts = torch.arange(0, count, self.max_length)
+            lengths = (count - starts).clamp_max(self.max_length)
+            return TextSplit(tokens, starts, lengths, tokens[1:], per_token=True)
+        starts = torch.arange(0, max(len(tokens), 1), self.max_length)
+        return TextSplit(tokens, starts, (len(tokens) - starts).clamp_max(self.max_length))
+
+    def _tokens(self, name: str) -> Tensor:
+        """[S] int32 of all documents, mapped from a file that is made the first time."""
+        own = self.tokenizer
+        wrapped = {"cls", "sep"} <= own.special.keys() and self.task.question != "causal"
+        settings = [self.digest(), own.digest, name, wrapped, self.max_length if wrapped else None]
+        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+        path = cache_home() / "tokens" / f"{key}.int32"
+        if not path.is_file():
+            tokens = self._packed(self._parts[name], wrapped)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(tokens.numpy().tobytes())
+                os.replace(partial, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(partial)
+        size = path.stat().st_size // 4
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.int32)
+
+    def _packed(self, documents: Sequence[str], wrapped: bool) -> Tensor:
+        """A token between documents; with `wrapped` each sequence of max_length has its own beginning and end."""
+        own = self.tokenizer
+        tokens, lengths = own.encode(documents, None, wrap=False)
+        between = own.special.get("sep" if wrapped else "eos")
+        if between is not None:
+            ends = lengths.cumsum(0) + torch.arange(len(lengths))
+            joined = torch.empty(len(tokens) + len(lengths), dtype=torch.int32)
+            there = torch.ones(len(joined), dtype=torch.bool)
+            there[ends] = False
+            joined[there], joined[ends] = tokens, between
+            tokens = joined[:-1]
+        if not wrapped:
+            return tokens
+        inner = self.max_length - 2
+        rows = [
+            torch.cat([t.new_tensor([own.special["cls"]]), t, t.new_tensor([own.special["sep"]])])
+            for t in tokens.split(inner)
+        ]
+        return torch.cat(rows) if rows else tokens
+
+
+class TextCorpus(Corpus):
+    """A text file, or a folder of them, perhaps with parts called train, val and test."""
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, documents: str = "file", max_length: int = 128,
+        bucket: int = 1, val_share: float = 0.05, test_share: float = 0.05, split_seed: int = 0,
+        inherited: str | None = None,
+    ) -> None:  # fmt: skip
+        """documents: what is one of them, a whole `file` or a `line`."""
+        if documents not in ("file", "line"):
+            raise ValueError(f"dataset.documents={documents}: file or line")
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
+        self.path, self.kind = Path(path).expanduser(), documents
+
+    def documents(self) -> dict[str, list[str]]:
+        parts = {k: list(map(read_text, v)) for k, v in parts_of(self.path, (".txt", ".md", ".rst", ".text")).items()}
+        if self.kind == "line":
+            parts = {k: [line for text in v for line in text.splitlines() if line.strip()] for k, v in parts.items()}
+        return parts
+
+
+class PythonDocumentation(Corpus):
+    """The documentation of the language that comes with Python itself: about half a million characters of English."""
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 64, bucket: int = 1, val_share: float = 0.05,
+        test_share: float = 0.05, split_seed: int = 0, inherited: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
+
+    def documents(self) -> dict[str, list[str]]:
+        from pydoc_data.topics import topics
+
+        return {"train": [text for _, text in sorted(topics.items())]}

@@ -1,0 +1,227 @@
+"""Files of labelled text: tables for classification, columns of words for tagging."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hydratune.data.dataset import SPLITS, carve, check_share
+from hydratune.data.text_dataset import TextDataset, digest_of, parts_of, read_text
+from hydratune.data.text_stream import TextSplit
+from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.types import Task
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+
+
+class Labelled(TextDataset):
+    """Base of the sets with labels: a subclass says `rows()`, and what is text and what are labels in one."""
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, classes: Sequence[str] | None,
+        val_share: float, test_share: float, split_seed: int, inherited: str | None,
+    ) -> None:  # fmt: skip
+        """classes: names in the order of their numbers; null: those of train in alphabetical order."""
+        super().__init__(task, tokenizer, max_length, bucket, inherited)
+        check_share("val_share", val_share)
+        check_share("test_share", test_share)
+        self.classes, self.val_share, self.test_share, self.split_seed = classes, val_share, test_share, split_seed
+
+    @abstractmethod
+    def rows(self) -> dict[str, list[Any]]:
+        """Of train, and of val and test where the source tells them apart."""
+
+    @abstractmethod
+    def text_of(self, row: Any) -> str: ...
+
+    @abstractmethod
+    def labels_of(self, row: Any) -> Sequence[str]: ...
+
+    @cached_property
+    def parts(self) -> dict[str, list[Any]]:
+        """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
+        parts = dict(self.rows())
+        for name, share in (("test", self.test_share), ("val", self.val_share)):
+            if name not in parts:
+                rows = parts["train"]
+                firsts = [self.labels_of(row)[0] for row in rows]
+                known = {label: i for i, label in enumerate(sorted(set(firsts)))}
+                labels = torch.tensor([known[label] for label in firsts])
+                kept, carved = carve(labels, share, self.split_seed + (name == "test"))
+                parts["train"], parts[name] = [rows[i] for i in kept.tolist()], [rows[i] for i in carved.tolist()]
+        return parts
+
+    def class_names(self) -> Sequence[str]:
+        return list(self.numbers)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Of the labels. Raises ValueError for one that train never has."""
+        found = {label for row in self.parts["train"] for label in self.labels_of(row)}
+        names = {label: i for i, label in enumerate(self.classes or sorted(found))}
+        if len(names) < 2:
+            raise ValueError(f"dataset: train has the one label {', '.join(names)}; there is nothing to tell apart")
+        for part in SPLITS:
+            for row in self.parts[part]:
+                if foreign := [label for label in self.labels_of(row) if label not in names]:
+                    where = "dataset.classes does not have" if self.classes else "train never has"
+                    raise ValueError(
+                        f"dataset: {part} has the label {foreign[0]!r} (of {self.text_of(row)[:40]!r}), which {where}; "
+                        f"labels: {', '.join(list(names)[:20])}"
+                    )
+        return names
+
+    def texts(self) -> Iterable[str]:
+        return [self.text_of(row) for row in self.parts["train"]]
+
+    @cached_property
+    def _digest(self) -> str:
+        rows = ((name, self.text_of(row), " ".join(self.labels_of(row))) for name in SPLITS for row in self.parts[name])
+        return digest_of(word for row in rows for word in row)
+
+    def digest(self) -> str:
+        return self._digest
+
+
+class LabelledTexts(Labelled):
+    """Base of the sets of texts with a label each: rows of (text, label)."""
+
+    def text_of(self, row: tuple[str, str]) -> str:
+        return row[0]
+
+    def labels_of(self, row: tuple[str, str]) -> Sequence[str]:
+        return row[1:]
+
+    def encoded(self, name: str) -> TextSplit:
+        rows = self.parts[name]
+        return self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
+
+
+class TaggedSentences(Labelled):
+    """Base of the sets of words with a tag each: rows of (words, tags)."""
+
+    def text_of(self, row: tuple[Sequence[str], Sequence[str]]) -> str:
+        return " ".join(row[0])
+
+    def labels_of(self, row: tuple[Sequence[str], Sequence[str]]) -> Sequence[str]:
+        return row[1]
+
+    def encoded(self, name: str) -> TextSplit:
+        rows = self.parts[name]
+        return self.of_sentences([words for words, _ in rows], [[self.numbers[t] for t in tags] for _, tags in rows])
+
+
+class TextTable(LabelledTexts):
+    """CSV, TSV or JSON lines: a file, or a folder with train, val (or dev) and test.
+
+    text, label: names of the columns, or their numbers from 0; header: whether the first row has names. quote: what
+    stands around a value with a separator in it; auto: " in CSV and nothing in TSV.
+    """
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, text: str | int = "text", label: str | int = "label",
+        header: bool = True, quote: str | None = "auto", classes: Sequence[str] | None = None, max_length: int = 128,
+        bucket: int = 50, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
+        inherited: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited)
+        self.path, self.text, self.label = Path(path).expanduser(), text, label
+        self.header, self.quote = header, quote
+
+    def rows(self) -> dict[str, list[Any]]:
+        return {part: [r for f in files for r in self._read(f)] for part, files in parts_of(self.path, TABLES).items()}
+
+    def _read(self, path: Path) -> Iterator[tuple[str, str]]:
+        content = read_text(path)
+        lines = _json_lines(path, content) if path.suffix.lower().startswith(".json") else self._cells(path, content)
+        for number, row in lines:
+            values = []
+            for key, column in (("text", self.text), ("label", self.label)):
+                if column not in row or row[column] is None:
+                    raise ValueError(f"dataset.{key}={column}: {path} line {number} {_has(row, str(column))}")
+                values.append(str(row[column]))
+            yield values[0], values[1]
+
+    def _cells(self, path: Path, content: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
+        """(line, cells by the columns' names and numbers)"""
+        tabs = path.suffix.lower() != ".csv"
+        quote = ('"' if not tabs else None) if self.quote == "auto" else self.quote
+        how: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+        reader = csv.reader(content.splitlines(keepends=True), delimiter="\t" if tabs else ",", **how)
+        csv.field_size_limit(2**24)
+        names: list[str] = []
+        try:
+            for cells in reader:
+                if not cells:
+                    continue
+                if self.header and not names:
+                    names = [cell.strip() for cell in cells]
+                    continue
+                yield reader.line_num, {**dict(enumerate(cells)), **dict(zip(names, cells, strict=False))}
+        except csv.Error as error:
+            raise ValueError(f"dataset: {path} line {reader.line_num}: {error}") from None
+
+
+def _json_lines(path: Path, content: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"dataset: {path} line {number} is no JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"dataset: {path} line {number} is no JSON object")
+            yield number, row
+
+
+def _has(row: Mapping[Any, Any], wanted: str) -> str:
+    names = [str(k) for k in row if isinstance(k, str)]
+    numbers = [k for k in row if isinstance(k, int)]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.4)
+    known = ", ".join(names) if names else f"columns 0 to {len(numbers) - 1}"
+    return f"has no such column; {f'nearest: {near[0]}. ' if near else ''}it has {known}"
+
+
+class ColumnFiles(TaggedSentences):
+    """Files as of CoNLL 2003: a word and its tags in a line, an empty line after each sentence.
+
+    word, tag: numbers of the columns, from 0 or from the end (-1). Lines of -DOCSTART- and comments count as empty.
+    """
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, word: int = 0, tag: int = -1,
+        classes: Sequence[str] | None = None, max_length: int = 128, bucket: int = 50, val_share: float = 0.1,
+        test_share: float = 0.1, split_seed: int = 0, inherited: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited)
+        self.path, self.word, self.tag = Path(path).expanduser(), word, tag
+
+    def rows(self) -> dict[str, list[Any]]:
+        endings = (".txt", ".conll", ".conllu", ".iob", ".bio", ".tsv")
+        return {k: [s for f in files for s in self._read(f)] for k, files in parts_of(self.path, endings).items()}
+
+    def _read(self, path: Path) -> Iterator[tuple[list[str], list[str]]]:
+        words: list[str] = []
+        tags: list[str] = []
+        for number, line in enumerate([*read_text(path).splitlines(), ""], 1):
+            cells = line.split("\t") if "\t" in line else line.split()
+            if not line.strip() or line.startswith(("-DOCSTART-", "# ")):
+                if words:
+                    yield words, tags
+                words, tags = [], []
+                continue
+            try:
+                words.append(cells[self.word])
+                tags.append(cells[self.tag])
+            except IndexError:
+                raise ValueError(
+                    f"dataset: {path} line {number} has {len(cells)} columns, not word={self.word} and tag={self.tag}"
+                ) from None

@@ -1,0 +1,172 @@
+"""What data sets of text have in common: a tokenizer, sequences, and files that are read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydratune.data.dataset import Dataset
+from hydratune.data.padding import starts_of
+from hydratune.data.text_stream import TextSplit, TextStream, as_cell
+from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
+from hydratune.record.progress import markdown_table
+from hydratune.types import Batch, Body, Padded, Shown, Task, TextSpec
+
+ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+
+
+class TextDataset(Dataset):
+    """Base of the sets of text: a subclass says `texts()`, `encoded(split)`, `digest()` and its class names.
+
+    max_length: tokens of a sequence at most, special ones included. bucket: see TextStream.
+    """
+
+    task: Any
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, inherited: str | None
+    ) -> None:
+        """inherited: directory of the tokenizer that the weights of init_from were trained with."""
+        super().__init__(task)
+        if max_length < 4:
+            raise ValueError(f"dataset.max_length={max_length}: at least 4")
+        if bucket < 1:
+            raise ValueError(f"dataset.bucket={bucket}: at least 1, which is a plain shuffle")
+        self.recipe, self.max_length, self.bucket, self.inherited = tokenizer, max_length, bucket, inherited
+
+    @abstractmethod
+    def texts(self) -> Iterable[str]:
+        """Of train, for a tokenizer to be trained on."""
+
+    @abstractmethod
+    def encoded(self, name: str) -> TextSplit:
+        """The samples of "train", "val" or "test"."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Of the contents."""
+
+    def class_names(self) -> Sequence[str]:
+        return ()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return self.recipe.tokenizer(self.texts, self.digest(), self.inherited)
+
+    def files(self) -> str:
+        """The contents; and of a tokenizer that does not follow from them, that too."""
+        given = self.recipe.name is not None or self.inherited is not None
+        return f"{self.digest()} {self.tokenizer.digest}" if given else self.digest()
+
+    def spec(self) -> TextSpec:
+        own = self.tokenizer
+        return TextSpec(own.vocab_size, self.max_length, own.special, tuple(self.class_names()), own.token_bytes)
+
+    def supplied(self) -> Mapping[str, Any]:
+        return {"text": self.spec(), "question": self.task.question}
+
+    def example(self, body: Body) -> Padded:
+        """[1, 4] tokens that are not special."""
+        number = next(i for i in range(self.tokenizer.vocab_size) if i not in self.tokenizer.special.values())
+        values = torch.full((1, 4), number)
+        return Padded(values, torch.tensor([4]), values.new_empty(1, 0))
+
+    def split(self, name: str) -> TextSplit:
+        split = self.encoded(name)
+        if not len(split):
+            raise ValueError(f"dataset: the {name} split is empty")
+        return split
+
+    def stream(
+        self, split: TextSplit, body: Body, batch_size: int, device: torch.device, seed: int,
+        memory_format: torch.memory_format, rank: int, world: int, training: bool,
+    ) -> TextStream:  # fmt: skip
+        return TextStream(
+            split, self.spec(), self.task, self.tokenizer, batch_size, device, self.bucket, training, seed, rank, world
+        )
+
+    def show_batch(self, batch: Batch) -> Mapping[str, Shown]:
+        """The first samples as the network sees them, and what is asked of them."""
+        names, rows = self.class_names(), []
+        inputs: Padded = batch.inputs
+        for i in range(min(len(batch.ids), 8)):
+            tokens = inputs.values[i, : inputs.lengths[i]].tolist()
+            wanted = batch.targets[i]
+            if names:
+                said = " ".join(names[t] for t in wanted.flatten().tolist() if t >= 0)
+            else:
+                said = self.tokenizer.decode([t for t in wanted.tolist() if t >= 0], special=True)
+            rows.append((as_cell(self.tokenizer.decode(tokens, special=True)), as_cell(said)))
+        return {"batch": markdown_table(("text", "asked for"), rows)}
+
+    def keep(self, directory: Path) -> str:
+        self.tokenizer.save(directory)
+        return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens"
+
+    def of_texts(self, texts: Sequence[str], labels: Tensor) -> TextSplit:
+        """A sample of each text."""
+        tokens, lengths = self.tokenizer.encode(texts, self.max_length)
+        return TextSplit(tokens, starts_of(lengths), lengths, labels)
+
+    def of_sentences(self, sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[int]]) -> TextSplit:
+        """A sample of each sentence; a tag belongs to the first token of its word."""
+        tokens, lengths, begins = self.tokenizer.encode_words(sentences, self.max_length)
+        counts = torch.tensor([len(t) for t in tags])
+        flat = torch.tensor([tag for sentence in tags for tag in sentence])
+        offset = starts_of(counts).repeat_interleave(lengths)
+        labels = torch.where(begins >= 0, flat[(offset + begins).clamp_min(0)], -100).int()
+        return TextSplit(tokens, starts_of(lengths), lengths, labels, per_token=True)
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError for a file that is not there, is empty, or is not UTF-8, naming the line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"dataset.path={path}: cannot be read ({error.strerror})") from None
+    if not content.strip():
+        raise ValueError(f"dataset: {path} is empty")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"dataset: {path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; "
+            f"iconv -f latin1 -t utf-8 would convert it"
+        ) from None
+
+
+def parts_of(path: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
+    """{"train": files, ...}: a file is all of it; a folder has files or folders called train, val (dev) and test, or is
+    all of it.
+    """
+    if path.is_file():
+        return {"train": [path]}
+    if not path.is_dir():
+        raise ValueError(f"dataset.path={path}: no such file or folder")
+    found: dict[str, list[Path]] = {}
+    for part, names in ALIASES.items():
+        inside = [p for n in names for p in sorted((path / n).rglob("*"))]
+        beside = [p for p in sorted(path.iterdir()) if p.stem.lower() in names]
+        files = [p for p in (*inside, *beside) if p.is_file() and p.suffix.lower() in endings]
+        if files:
+            found[part] = files
+    every = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in endings]
+    if not every:
+        raise ValueError(f"dataset.path={path}: holds no {' or '.join(endings)} files")
+    return found if "train" in found else {"train": every}
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(f"{len(part)}:".encode())
+        result.update(part.encode())
+    return result.hexdigest()

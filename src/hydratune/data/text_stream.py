@@ -1,0 +1,151 @@
+"""Batches of text: sequences of about one length together, filled up to the longest of their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydratune.data.padding import side_by_side
+from hydratune.data.stream import Stream
+from hydratune.data.tokenizer import Tokenizer
+from hydratune.randomness import derive_seed
+from hydratune.record.progress import markdown_table
+from hydratune.types import Batch, Padded, TextSpec
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Token numbers one after the other, perhaps in a mapped file, and which stretch of them each sample is.
+
+    labels: [N], or one after the other like the tokens where it is `per_token`, -100 where nothing is asked.
+    """
+
+    tokens: Tensor  # [S] int32
+    starts: Tensor  # [N]
+    lengths: Tensor  # [N]
+    labels: Tensor | None = None
+    per_token: bool = False
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+class Noise:
+    """Uniform numbers that are a function of (seed, epoch, sample, position), whatever else is in the batch."""
+
+    def __init__(self, seed: int, epoch: int, ids: Tensor, width: int) -> None:
+        self._key = (seed, epoch)
+        at = torch.arange(width, device=ids.device)
+        self._counter = (ids.unsqueeze(1) << 20) + at  # [B, T]
+
+    def uniform(self, name: str) -> Tensor:
+        """[B, T] in [0, 1), others for every name. SplitMix64's finalizer (Steele et al. 2014) of a counter."""
+        x = self._counter + derive_seed(*self._key, name)
+        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+            x = (x ^ (x >> shift & (1 << (64 - shift)) - 1)) * factor
+        return (x & 0xFFFFFF).float() / 2**24
+
+
+class TextStream(Stream):
+    """What is asked of each sample the task says itself: `pose(values, lengths, labels, noise, spec)`."""
+
+    unit = "tokens"
+
+    def __init__(
+        self, split: TextSplit, spec: TextSpec, task: Any, tokenizer: Tokenizer, batch_size: int, device: torch.device,
+        bucket: int = 50, training: bool = False, seed: int = 0, rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        """bucket: batches' worth of shuffled samples that are sorted by length; 1: batches of a plain shuffle."""
+        super().__init__(split, batch_size, device, seed, rank, world)
+        self.spec, self.task, self.tokenizer, self.bucket, self.training = spec, task, tokenizer, bucket, training
+        self.random = task.random
+        self.views = None if task.random else 1
+        self.form = f"{tokenizer.digest[:16]} {spec.max_length} {task.question}"
+        self.units_per_sample = float(split.lengths.double().mean())
+        self.numbers = torch.device("cpu")  # how wide a batch is must be known here, without asking the device
+        self._tokens = split.tokens.to(device)
+        self._labels = None if split.labels is None else split.labels.to(device)
+        self._starts, self._lengths = split.starts.to(device), split.lengths.to(device)
+        self._by_length = split.lengths.argsort(stable=True)
+        self._rank_of = torch.empty_like(self._by_length)
+        self._rank_of[self._by_length] = torch.arange(len(split))
+
+    def order(self, epoch: int) -> Tensor:
+        """[steps * batch size] sample numbers; batches come in any order, what is within one is of about one length."""
+        g = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self.split), generator=g)[: self.steps_per_epoch * self.batch_size]
+        if self.bucket > 1:
+            chunk = torch.arange(len(order)) // (self.batch_size * self.bucket)
+            key = chunk * (self.spec.max_length + 1) + self.split.lengths[order]
+            order = order[key.argsort(stable=True)].view(self.steps_per_epoch, self.batch_size)
+            order = order[torch.randperm(self.steps_per_epoch, generator=g)].flatten()
+        return order
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        for epoch, every in self._epochs(first_step, last_step):
+            for ids in every:
+                yield self._batch(self._own(ids), epoch if self.training else 0)
+
+    def once(self) -> Iterator[Batch]:
+        """In order of length. What is random comes out alike in every evaluation, and in all trials."""
+        for ids in self._batches_once():
+            yield self._batch(ids, 0)
+
+    def distinct(self, size: int) -> Iterator[Padded]:
+        assert not self.random
+        for ids in self._by_length.tensor_split(max(len(self.split) // size, 1)):
+            yield self._batch(ids, 0).inputs
+
+    def row_lengths(self) -> Tensor:
+        return self.split.lengths[self._by_length]
+
+    def targets(self, ids: Tensor) -> Tensor:
+        return self._batch(ids, 0).targets
+
+    def labelled(self, inputs: Any, ids: Tensor) -> Batch:
+        return Batch(inputs, self.targets(ids), ids.to(self.device))
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """As they were tokenized, special tokens left out."""
+        rows = [(int(self.split.starts[i]), int(self.split.lengths[i])) for i in ids]
+        return [self.tokenizer.decode(self.split.tokens[a : a + n].tolist()) for a, n in rows]
+
+    def shown(self, ids: Sequence[int], captions: Sequence[str]) -> str:
+        said = [" ".join(c.split()) for c in captions]
+        return markdown_table(("", "text"), list(zip(said, map(as_cell, self.texts(ids)), strict=True)))
+
+    def _row(self, ids: Tensor) -> Tensor:
+        return self._rank_of[ids]
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows[self.rank :: self.world]  # a batch in order of length: everybody gets short and long ones
+
+    def _in_evaluation(self) -> Tensor:
+        return self._by_length
+
+    def _batch(self, ids: Tensor, epoch: int) -> Batch:
+        """ids: [B] on the CPU."""
+        width = int(self.split.lengths[ids].max())
+        ids = ids.to(self.device)
+        starts, lengths = self._starts[ids], self._lengths[ids]
+        pad = self.spec.special["pad"]
+        values = side_by_side(self._tokens, starts, lengths, width, pad).long()
+        noise = Noise(self.seed if self.training else 0, epoch, ids, width)
+        values, asked, targets = self.task.pose(values, lengths, self._given(ids, width), noise, self.spec)
+        return Batch(Padded(values, lengths, asked), targets, ids)
+
+    def _given(self, ids: Tensor, width: int) -> Tensor | None:
+        """The labels of these samples: [B], or [B, width] of their tokens."""
+        if self._labels is None or not self.split.per_token:
+            return None if self._labels is None else self._labels[ids]
+        return side_by_side(self._labels, self._starts[ids], self._lengths[ids], width, -100).long()
+
+
+def as_cell(text: str, longest: int = 300) -> str:
+    """In a table of Markdown."""
+    short = text if len(text) <= longest else f"{text[:longest]} ..."
+    return short.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

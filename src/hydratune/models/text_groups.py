@@ -1,0 +1,222 @@
+"""How the families of transformers are cut: embeddings, each block, what gathers their outputs, and the head.
+
+Between the groups travel `Padded` features: values [B, T, D], lengths [B], from which each block makes its mask, and
+the positions that the head is asked for. Decoders need no mask: what is filled up lies on the right, where none looks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hydratune.types import Padded
+
+Groups = list[tuple[str, nn.Module]]
+Family = Callable[[Any, str], tuple[Groups, nn.Module]]
+OFFSET = ("roberta", "xlm-roberta", "camembert")
+
+
+def family(model_type: str, question: str) -> Family:
+    """Raises ValueError for one that is not known, or that is not made for the question."""
+    families: dict[str, Family] = {
+        **dict.fromkeys(ENCODERS, _bert),
+        "distilbert": _distilbert,
+        "gpt2": _gpt2,
+        **dict.fromkeys(DECODERS, _llama),
+    }
+    if model_type not in families:
+        near = difflib.get_close_matches(model_type, families, n=1)
+        hint = f"nearest: {near[0]}. " if near else ""
+        raise ValueError(f"model: {model_type} is no family that is cut into layer groups; {hint}{', '.join(families)}")
+    causal = model_type == "gpt2" or model_type in DECODERS
+    if (question == "masked" and causal) or (question == "causal" and not causal):
+        fitting = [m for m in families if (m == "gpt2" or m in DECODERS) == (question == "causal")]
+        raise ValueError(f"model: {model_type} is not made for {question} language modelling; {', '.join(fitting)} are")
+    return families[model_type]
+
+
+ENCODERS = ("bert", *OFFSET)
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+
+
+# ---- groups
+
+
+class Embedded(nn.Module):
+    """Padded token numbers [B, T] -> features [B, T, D]"""
+
+    def __init__(self, embeddings: nn.Module) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, tokens: Padded) -> Padded:
+        return tokens._replace(values=self.embeddings(tokens.values))
+
+
+class EncoderBlock(nn.Module):
+    """Every token attends to all that are not filled up."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, features: Padded) -> Padded:
+        width = features.values.shape[1]
+        inside = torch.arange(width, device=features.lengths.device) < features.lengths.unsqueeze(1)
+        output = self.block(features.values, inside[:, None, None, :])
+        return features._replace(values=output[0] if isinstance(output, tuple) else output)
+
+
+class DecoderBlock(nn.Module):
+    """Every token attends to those before it; `rotary` turns positions into angles, where the family has such."""
+
+    def __init__(self, block: nn.Module, rotary: nn.Module | None = None) -> None:
+        super().__init__()
+        self.block, self.rotary = block, rotary
+
+    def forward(self, features: Padded) -> Padded:
+        values = features.values
+        more: dict[str, Any] = {}
+        if self.rotary is not None:
+            positions = torch.arange(values.shape[1], device=values.device).unsqueeze(0)
+            more = {"position_embeddings": self.rotary(values, position_ids=positions), "position_ids": positions}
+        output = self.block(values, attention_mask=None, **more)
+        return features._replace(values=output[0] if isinstance(output, tuple) else output)
+
+
+class GPT2Embeddings(nn.Module):
+    """Token and position embeddings. [B, T] -> [B, T, D]"""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.wte, self.wpe, self.drop = model.wte, model.wpe, model.drop
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        return self.drop(self.wte(tokens) + self.wpe(positions))
+
+
+class Normed(nn.Module):
+    """The last norm of a decoder."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, features: Padded) -> Padded:
+        return features._replace(values=self.norm(features.values))
+
+
+class FirstToken(nn.Module):
+    """Padded [B, T, D] -> [B, D], what an encoder says of the whole."""
+
+    def forward(self, features: Padded) -> Tensor:
+        return features.values[:, 0]
+
+
+class LastToken(nn.Module):
+    """Padded [B, T, D] -> [B, D], the normed features of the last token, which alone has seen all."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, features: Padded) -> Tensor:
+        rows = torch.arange(len(features.values), device=features.values.device)
+        return self.norm(features.values[rows, features.lengths - 1])
+
+
+# ---- heads
+
+
+class AtTokens(nn.Module):
+    """`head` at the positions that are asked for: Padded [B, T, D] -> [B, M, K], or [B, T, K] where all are."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Padded) -> Tensor:
+        values, asked = features.values, features.asked
+        if asked.shape[1]:
+            values = values.gather(1, asked.unsqueeze(2).expand(-1, -1, values.shape[2]))
+        return self.head(values)
+
+
+class BertPooled(nn.Module):
+    """[B, D] -> [B, K] by way of a dense layer with tanh."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.pooler, self.dropout, self.classifier = source.bert.pooler, source.dropout, source.classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.pooler(features.unsqueeze(1))))
+
+
+class RobertaPooled(nn.Module):
+    """The same for RoBERTa, whose head takes the sequence."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(features.unsqueeze(1))
+
+
+# ---- families
+
+
+def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
+    model = getattr(source, source.base_model_prefix)
+    groups: Groups = [("embeddings", Embedded(model.embeddings))]
+    groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
+    if question == "sequence":
+        groups.append(("pool", FirstToken()))
+        plain = source.config.model_type == "bert"
+        return groups, BertPooled(source) if plain else RobertaPooled(source.classifier)
+    if question == "token":
+        return groups, AtTokens(nn.Sequential(source.dropout, source.classifier))
+    return groups, AtTokens(source.cls if source.config.model_type == "bert" else source.lm_head)
+
+
+def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
+    model = source.distilbert
+    groups: Groups = [("embeddings", Embedded(model.embeddings))]
+    groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.transformer.layer)]
+    if question == "sequence":
+        groups.append(("pool", FirstToken()))
+        return groups, nn.Sequential(source.pre_classifier, nn.ReLU(), source.dropout, source.classifier)
+    if question == "token":
+        return groups, AtTokens(nn.Sequential(source.dropout, source.classifier))
+    layers = (source.vocab_transform, source.activation, source.vocab_layer_norm, source.vocab_projector)
+    return groups, AtTokens(nn.Sequential(*layers))
+
+
+def _gpt2(source: Any, question: str) -> tuple[Groups, nn.Module]:
+    model = source.transformer
+    groups: Groups = [("embeddings", Embedded(GPT2Embeddings(model)))]
+    groups += [(f"block{i}", DecoderBlock(block)) for i, block in enumerate(model.h)]
+    return _decoder(groups, model.ln_f, source, question)
+
+
+def _llama(source: Any, question: str) -> tuple[Groups, nn.Module]:
+    model = source.model
+    groups: Groups = [("embeddings", Embedded(model.embed_tokens))]
+    groups += [(f"block{i}", DecoderBlock(block, model.rotary_emb)) for i, block in enumerate(model.layers)]
+    return _decoder(groups, model.norm, source, question)
+
+
+def _decoder(groups: Groups, norm: nn.Module, source: Any, question: str) -> tuple[Groups, nn.Module]:
+    if question == "sequence":
+        return [*groups, ("pool", LastToken(norm))], source.score
+    groups = [*groups, ("norm", Normed(norm))]
+    if question == "token":
+        last = source.classifier if source.config.model_type == "gpt2" else source.score
+        return groups, AtTokens(nn.Sequential(source.dropout, last))
+    return groups, AtTokens(source.lm_head)

@@ -1,0 +1,127 @@
+"""Classification of whole texts, and of their tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydratune.data.stream import Stream
+from hydratune.record.progress import markdown_table
+from hydratune.runtime import Runtime
+from hydratune.tasks.classification import Classification
+from hydratune.tasks.entities import entities, scores
+from hydratune.types import Batch, Features, Loss, Shown, Spec, TextSpec
+
+
+class SequenceClassification(Classification):
+    """Which of K classes a text belongs to: accuracy, macro F1 and Matthews' correlation. Accuracy selects."""
+
+    question = "sequence"
+    random = False
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing)
+
+    def pose(
+        self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens as the network sees them, positions that the head is asked for, targets [B])"""
+        return values, values.new_empty(len(values), 0), labels
+
+    def build_head(self, features: Features, spec: Spec) -> nn.Module:
+        raise ValueError("model: takes no text; model=hf or one of the bert and gpt models does")
+
+
+class TokenClassification:
+    """Which of K tags each word has, such as B-PER and I-PER. F1 of whole entities selects, as seqeval defines it."""
+
+    monitor = "f1"
+    question = "token"
+    random = False
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
+        self.label_smoothing = label_smoothing
+
+    def pose(
+        self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """targets: [B, T], -100 at tokens that begin no word."""
+        return values, values.new_empty(len(values), 0), labels
+
+    def build_head(self, features: Features, spec: Spec) -> nn.Module:
+        raise ValueError("model: has no head for tokens; model=hf or one of the bert and gpt models has")
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Loss:
+        """outputs: [B, T, K] logits"""
+        return token_loss(outputs, batch.targets, self.label_smoothing)
+
+    def metrics(self, spec: TextSpec, device: torch.device) -> TokenMetrics:
+        return TokenMetrics(spec, device)
+
+    def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
+        return {}
+
+
+def token_loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy of [B, T, K] logits, summed over the targets [B, T] that are not -100, and their number."""
+    logits, wanted = outputs.flatten(0, 1).float(), targets.flatten()
+    total = F.cross_entropy(logits, wanted, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)
+    return Loss(total, (wanted != -100).sum())
+
+
+class TokenMetrics:
+    """Keeps true and predicted tags of every word; entities are counted in `compute`."""
+
+    def __init__(self, spec: TextSpec, device: torch.device, keep: int = 12) -> None:
+        self.spec, self.keep = spec, keep
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._words: list[Tensor] = []  # per batch [W, 3]: sample, true, predicted; in the order of the words
+        self._scores: dict[str, tuple[float, float, float, int]] = {}
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """outputs: [B, T, K]"""
+        asked = batch.targets != -100
+        self._loss += token_loss(outputs, batch.targets).sum.double()
+        sample = batch.ids.unsqueeze(1).expand_as(batch.targets)
+        rows = (sample[asked], batch.targets[asked], outputs.argmax(2)[asked])
+        self._words.append(torch.stack(rows, 1))
+
+    def over_ranks(self, runtime: Runtime) -> None:
+        runtime.sum_over_ranks([self._loss])
+        self._words = [runtime.joined(torch.cat(self._words))]
+
+    def compute(self) -> dict[str, float]:
+        sample, true, said = torch.cat(self._words).cpu().unbind(1)
+        names = self.spec.class_names
+        wanted, given = entities(true, sample, names), entities(said, sample, names)
+        self._scores = scores(wanted, given)
+        self._wrong = sorted({row[0] for row in wanted ^ given})
+        precision, recall, f1, _ = self._scores["all"]
+        return {
+            "loss": float(self._loss) / len(true),
+            "f1": f1,
+            "precision": precision,
+            "recall": recall,
+            "accuracy": float((true == said).double().mean()),
+        }
+
+    def show(self, stream: Stream) -> dict[str, Shown]:
+        rows = [(k, *(f"{v:.4f}" for v in row[:3]), row[3]) for k, row in self._scores.items()]
+        shown: dict[str, Shown] = {"per_entity": markdown_table(("entity", "precision", "recall", "F1", "count"), rows)}
+        wrong = self._wrong[: self.keep]
+        if wrong:
+            shown["mistakes"] = stream.shown(wrong, [self._caption(i) for i in wrong])
+        return shown
+
+    def _caption(self, sample: int) -> str:
+        """The words of a sample whose tags are wrong, by their place."""
+        words = torch.cat(self._words).cpu()
+        _, true, said = words[words[:, 0] == sample].unbind(1)
+        names = self.spec.class_names
+        pairs = enumerate(zip(true.tolist(), said.tolist(), strict=True), 1)
+        return "; ".join(f"word {i}: {names[a]} taken for {names[b]}" for i, (a, b) in pairs if a != b)
