@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import transformers
 from omegaconf import OmegaConf
 
 from hydratune import construct
 from hydratune.assemble import config_directory, strategy_node, validate
+from hydratune.types import TextSpec
 from tests.conftest import compose_config, hydratune, make_job
 
 CONF = config_directory()
@@ -20,11 +22,18 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 
-NEEDED = {"model=torchvision": ["model.name=mobilenet_v3_small"], "freeze=pattern": ["freeze.train=[head]"]}
+NEEDED = {
+    "model=torchvision": ["model.name=mobilenet_v3_small"],
+    "model=hf": ["model.name=here"],
+    "freeze=pattern": ["freeze.train=[head]"],
+    **{f"dataset={d}": ["dataset.path=here"] for d in ("text_csv", "text_columns", "text_files", "causal_files")},
+}
+SUPPLIED = {"input_shape": (3, 32, 32), "text_spec": TextSpec(100, 16, {"pad": 0, "mask": 1}), "inherited": None}
 
 
 @pytest.mark.parametrize("choice", [f"{g}={o}" for g in GROUPS for o in options(g)])
-def test_every_option_composes_and_builds(choice: str, tmp_path: Path) -> None:
+def test_every_option_composes_and_builds(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     group, option = choice.split("=")
     job = make_job(["stage=pretrain", choice, *NEEDED.get(choice, [])], tmp_path)
     if option in ("vgg16", "resnet50", "vit_b_16", "convnext_tiny", "vgg11"):
@@ -32,7 +41,10 @@ def test_every_option_composes_and_builds(choice: str, tmp_path: Path) -> None:
     if choice == "optimizer=muon":
         pytest.importorskip("timm")
     node = strategy_node(job.config[group], sweep=False) if group == "freeze" else job.config[group]
-    assert construct.construct(node, group, (), input_shape=(3, 32, 32)) is not None
+    if choice == "model=hf":
+        transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained("here")
+    question = "causal" if option.startswith("gpt") else "masked"
+    assert construct.construct(node, group, (), **SUPPLIED, question=question) is not None
 
 
 @pytest.mark.parametrize("stage", options("stage"))

@@ -24,7 +24,7 @@ COMPONENTS = tuple(
     for room in ("models", "data", "tasks", "freeze", "optim", "runtime", "engine.settings", "sweep.settings")
 )
 # Known from the data or the origin only: handed to the constructors that ask for them, and what they are
-SUPPLIED = {"input_shape": "images", "text": "text", "question": "text", "inherited": "a tokenizer"}
+SUPPLIED = {"input_shape": "images", "text_spec": "text", "question": "text", "inherited": "a tokenizer"}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 
 from hydratune import construct
 from hydratune.assemble import Job, strategy_node
+from hydratune.company import launched
 from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Stream
 from hydratune.engine.probe import cost_meter
@@ -30,7 +32,7 @@ from hydratune.origin import Origin
 from hydratune.pretrained import load_into
 from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
-from hydratune.record.run import read_record
+from hydratune.record.run import claim, read_record
 from hydratune.runtime import Runtime
 from hydratune.secrets import hidden
 from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
@@ -84,7 +86,7 @@ class Member:
 
     def above(self, trunk: Network) -> Member:
         """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""
-        return replace(self, network=Network([*trunk.groups[: self.fork], *self.network.groups[self.fork :]]))
+        return replace(self, network=self.network.above(trunk, self.fork))
 
 
 def build_member(job: Job, network: Network, steps_per_epoch: int) -> Member:
@@ -199,6 +201,8 @@ def _resumable(job: Job) -> Path | None:
                 f"{job.directory} already holds a run; resume=auto goes on with it, another name= starts anew"
             )
         return None
+    if checkpoint.steps(directory) and not launched().get("rank", 0):
+        os.close(claim(job.directory))  # what a live run has there may be gone before it is read
     newest, complaints = checkpoint.newest_valid(directory)
     for complaint in complaints:
         print(hidden(f"warning: {complaint}; the one before it is used"))

@@ -103,6 +103,7 @@ def _from_checkpoint(path: Path, directory: Path) -> Origin:
         "sha256": checkpoint.model_hash(path),
         "averaged": bool(snapshot.ema),
         "metrics": record.get("metrics"),
+        "monitor": record.get("monitor"),
         "parent": record.get("lineage"),
     }
     model = (record.get("made_of") or {}).get("model")

@@ -75,7 +75,9 @@ def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float]
     rows = [row]
     parent = (run.record.get("lineage") or {}).get("metrics")
     if parent:
-        rows.insert(0, ["pretrain", run.record["lineage"]["run"], *shown(parent, monitor), "", ""])
+        own = run.record["lineage"].get("monitor") or monitor
+        label_of = run.record["lineage"]["run"] + ("" if own == monitor else f" ({own})")
+        rows.insert(0, ["pretrain", label_of, *shown(parent, own), "", ""])
     screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
     screen.line(f"run directory:  {shown_path(job.directory)}")
     screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(job.config['outputs']))}")

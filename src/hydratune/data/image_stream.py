@@ -43,6 +43,8 @@ class MemorySplit:
 class ImageStream(Stream):
     """Images as the network sees them."""
 
+    anew = "augmentation is random; dataset.augment.views=4 would fix four views of each image"
+
     def __init__(
         self,
         split: Split,

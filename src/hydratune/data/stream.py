@@ -20,14 +20,15 @@ class Stream(ABC):
     the only one. In evaluation every sample comes once.
 
     `views`: how many versions of a sample training sees, None for no end of them; `random`: whether a version depends
-    on the seed. `unit`: what its speed is counted in, of which there are `units_per_sample`. `form`: words that tell it
-    from another stream over the same samples.
+    on the seed; `anew`: why there may be no end of them. `unit`: what its speed is counted in, of which there are
+    `units_per_sample`. `form`: words that tell it from another stream over the same samples.
     """
 
     unit = "images"
     units_per_sample = 1.0
     views: int | None = 1
     random = False
+    anew = ""
     form = ""
 
     def __init__(self, split: Any, batch_size: int, device: torch.device, seed: int, rank: int, world: int) -> None:

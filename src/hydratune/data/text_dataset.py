@@ -70,7 +70,7 @@ class TextDataset(Dataset):
         return TextSpec(own.vocab_size, self.max_length, own.special, tuple(self.class_names()), own.token_bytes)
 
     def supplied(self) -> Mapping[str, Any]:
-        return {"text": self.spec(), "question": self.task.question}
+        return {"text_spec": self.spec(), "question": self.task.question}
 
     def example(self, body: Body) -> Padded:
         """[1, 4] tokens that are not special."""

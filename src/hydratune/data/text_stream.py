@@ -54,6 +54,7 @@ class TextStream(Stream):
     """What is asked of each sample the task says itself: `pose(values, lengths, labels, noise, spec)`."""
 
     unit = "tokens"
+    anew = "other words are hidden in every epoch"
 
     def __init__(
         self, split: TextSplit, spec: TextSpec, task: Any, tokenizer: Tokenizer, batch_size: int, device: torch.device,

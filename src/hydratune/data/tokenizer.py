@@ -141,7 +141,7 @@ class TokenizerRecipe:
 
         Raises ValueError where the one that is named is not the one that the weights were trained with.
         """
-        before = None if inherited is None else load(inherited, f"inherited from {inherited}")
+        before = None if inherited is None else load(inherited, "inherited, that of the weights")
         if self.name is not None:
             named = load(self.name, f"{self.name}")
             if before is not None and before.digest != named.digest:
@@ -155,7 +155,7 @@ class TokenizerRecipe:
     def _trained(self, texts: Callable[[], Iterable[str]], files: str) -> Tokenizer:
         from importlib.metadata import version
 
-        parts = [self.kind, self.vocab_size, self.lowercase, files, version("tokenizers")]
+        parts = [self.kind, self.vocab_size, self.lowercase, files, version("tokenizers"), version("hydratune")]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         home = cache_home() / "tokenizers" / key
         if not (home / "tokenizer.json").is_file():
@@ -198,36 +198,65 @@ def library() -> Any:
 
 def _train(kind: str, vocab_size: int, lowercase: bool, texts: Iterable[str]) -> Any:
     """A PreTrainedTokenizerFast; the same texts give the same one."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-
     names = TOKENS["wordpiece" if kind == "wordpiece" else "bpe"]
     special = list(dict.fromkeys(names.values()))
     if kind == "wordpiece":
-        backend = Backend(models.WordPiece(unk_token=names["unk"]))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+        backend = _wordpiece(vocab_size, lowercase, list(texts), names, special)
     else:
-        backend = Backend(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        size = len(alphabet) + len(special) if kind == "bytes" else vocab_size
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        )
-    backend.train_from_iterator(texts, trainer)
-    if kind == "wordpiece":
-        ends = [(names[n], backend.token_to_id(names[n])) for n in ("cls", "sep")]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{names['cls']} $A {names['sep']}",
-            pair=f"{names['cls']} $A {names['sep']} $B:1 {names['sep']}:1",
-            special_tokens=ends,
-        )
+        backend = _bytes(None if kind == "bytes" else vocab_size, texts, special)
     tokens = {f"{name}_token": token for name, token in names.items()}
     return library().PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+
+
+def _wordpiece(
+    vocab_size: int, lowercase: bool, texts: Sequence[str], names: Mapping[str, str], special: Sequence[str]
+) -> Any:
+    """BERT's: pieces within a word begin with ##."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    def empty(vocabulary: dict[str, int] | None = None) -> Any:
+        backend = Tokenizer(models.WordPiece(vocabulary or {}, unk_token=names["unk"]))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return backend
+
+    backend = empty()
+    words: set[str] = set()
+    for text in texts:
+        words.update(w for w, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
+    # The trainer numbers the letters within words as it meets them, in an order of its own; ties between pieces go by
+    # these numbers. Given beforehand, as if they were special, they have the same ones each time.
+    letters = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*special, *letters], show_progress=False, limit_alphabet=2**20
+    )
+    backend.train_from_iterator(texts, trainer)
+    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
+    backend = empty(vocabulary)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{names['cls']} $A {names['sep']}",
+        pair=f"{names['cls']} $A {names['sep']} $B:1 {names['sep']}:1",
+        special_tokens=[(names[n], vocabulary[names[n]]) for n in ("cls", "sep")],
+    )
+    return backend
+
+
+def _bytes(vocab_size: int | None, texts: Iterable[str], special: Sequence[str]) -> Any:
+    """GPT-2's: every byte is a token, and what is often seen together; None: the bytes alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size or len(alphabet) + len(special), special_tokens=list(special), initial_alphabet=alphabet,
+        show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
+    return backend
 
 
 def _chunks(texts: Iterable[Any]) -> Iterator[list[Any]]:

@@ -115,8 +115,7 @@ def cost_meter(network: Network, task: Task, batch: Batch, runtime: Runtime, rec
         return task.loss(outputs, part).sum
 
     speed = update_speed(recipe, runtime)
-    size = len(batch.ids)
-    return CostMeter(network.groups, part.inputs, loss, runtime.autocast, speed, runtime.synchronize, size, count)
+    return CostMeter(network.groups, batch.inputs, loss, runtime.autocast, speed, runtime.synchronize, count)
 
 
 def _laid_out(tensor: torch.Tensor, precision: Precision) -> torch.Tensor:

@@ -128,8 +128,8 @@ def plan_caches(
     for phase, cost, row in zip(phases, costs, row_bytes, strict=True):
         if mode in ("memory", "disk") and phase.cut and views is None:
             raise ValueError(
-                f"freeze.cache={mode}: training sees every sample anew, so no output of the trunk comes twice; "
-                "cache=off leaves that as it is (for images dataset.augment.views=4 fixes four views of each)"
+                f"freeze.cache={mode}: no output of the trunk comes twice, as {train_stream.anew}; "
+                "cache=off leaves that as it is"
             )
         reason = None
         if mode == "off":
@@ -139,7 +139,7 @@ def plan_caches(
         elif row is None:
             reason = "no: the trunk's output is not one tensor"
         elif views is None:
-            reason = "no: no sample comes twice alike; for images dataset.augment.views=K would fix K views"
+            reason = f"no: {train_stream.anew}"
         elif mode == "auto" and phase.last_step - phase.first_step <= steps * views:
             reason = "no: nothing is seen twice in this phase"
         elif mode == "auto" and 2 * _read_seconds(row, runtime) > cost.trunk_seconds / train_stream.batch_size:

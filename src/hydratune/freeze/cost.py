@@ -39,7 +39,7 @@ class PhaseCost:
 class CostMeter:
     """Costs of phases of one network on one batch.
 
-    inputs: `samples` of the batch's `batch_size`. loss: the head's outputs to a scalar. autocast: as training has it.
+    inputs: of a whole batch, cut down to `samples`. loss: the head's outputs to a scalar. autocast: as training has it.
     update: seconds that the optimizer takes for one element. synchronize: waits for the device.
     """
 
@@ -50,16 +50,16 @@ class CostMeter:
         loss: Callable[[Any], Tensor],
         autocast: Callable[[], AbstractContextManager[Any]],
         update: float,
-        synchronize: Callable[[], None],
-        batch_size: int,
-        samples: int,
+        synchronize: Callable[[], None] = lambda: None,
+        samples: int = 16,
     ) -> None:
         self.groups, self.loss, self.autocast, self.synchronize = groups, loss, autocast, synchronize
         self.update = update
-        self.batch_size, self.samples = batch_size, samples
+        self.batch_size = len(tree_flatten(inputs)[0][0])
+        self.samples = min(samples, self.batch_size)
         self._owned = parameter_names(groups)
         self._seen: dict[Any, tuple[float, float]] = {}
-        self._features: list[Features] = [inputs]
+        self._features: list[Features] = [tree_map(lambda t: t[: self.samples], inputs)]
         self.operations: list[float] = []
         with torch.no_grad(), autocast():
             for i in range(len(groups)):

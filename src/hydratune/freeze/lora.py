@@ -21,6 +21,7 @@ from hydratune.freeze.phases import from_group, head, phase
 from hydratune.types import LayerGroup, Phase
 
 A, B, SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_scale"
+TRANSPOSED = ".lora_transposed"  # a marker beside the scale, where the weight is [inputs, outputs]
 TARGETS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "weight"),
     (nn.Conv2d, "weight"),
@@ -33,15 +34,21 @@ class LowRank(nn.Module):
 
     lora_scale: Tensor
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, transposed: bool = False) -> None:
+        """transposed: the weight is [inputs, outputs], as in GPT-2's Conv1D."""
         super().__init__()
-        self.lora_A = nn.Parameter(weight.new_empty(rank, *weight.shape[1:]))
-        self.lora_B = nn.Parameter(weight.new_zeros(len(weight), rank))
+        outputs, *inputs = weight.t().shape if transposed else weight.shape
+        self.transposed = transposed
+        self.lora_A = nn.Parameter(weight.new_empty(rank, *inputs))
+        self.lora_B = nn.Parameter(weight.new_zeros(outputs, rank))
+        if transposed:
+            self.register_buffer("lora_transposed", torch.tensor(1.0))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.register_buffer("lora_scale", torch.tensor(alpha / rank))  # a checkpoint can be merged by itself
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.lora_scale * (self.lora_B @ self.lora_A.flatten(1)).view(weight.shape)
+        update = self.lora_B @ self.lora_A.flatten(1)
+        return weight + self.lora_scale * (update.t() if self.transposed else update.view(weight.shape))
 
 
 class LoRA:
@@ -76,7 +83,7 @@ class LoRA:
             raise ValueError("freeze=lora: this network has no Linear, Conv2d or attention layer below its head")
         for _, name, module, tensor in found:
             if self.targets is None or any(re.search(target, name) for target in self.targets):
-                update = LowRank(getattr(module, tensor), self.rank, self.alpha)
+                update = LowRank(getattr(module, tensor), self.rank, self.alpha, is_conv1d(module))
                 parametrize.register_parametrization(module, tensor, update, unsafe=True)
         return [LayerGroup(g.name, g.module, _names(g)) for g in groups]
 
@@ -85,11 +92,17 @@ def _layers(group: LayerGroup) -> Iterator[tuple[str, nn.Module, str]]:
     """(name in the source model, module, which of its tensors) of all that can be updated."""
     for path, module in group.module.named_modules():
         for kind, attribute in TARGETS:
-            if isinstance(module, kind) and getattr(module, attribute) is not None:
+            fits = isinstance(module, kind) or (kind is nn.Linear and is_conv1d(module))
+            if fits and getattr(module, attribute) is not None:
                 own = f"{path}.{attribute}" if path else attribute
                 if own not in group.names:  # a weight that is parametrized already
                     continue
                 yield group.names[own].rpartition(".")[0], module, attribute
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is transformers' Linear with a weight the other way round, as GPT-2 has it."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def _names(group: LayerGroup) -> dict[str, str]:
@@ -100,14 +113,15 @@ def _names(group: LayerGroup) -> dict[str, str]:
             path, tensor, _, part = found.groups()
             base = group.names[f"{path}{tensor}"]
             layer = base.rpartition(".")[0]
-            result[key] = {None: base, "lora_A": layer + A, "lora_B": layer + B, "lora_scale": layer + SCALE}[part]
+            own = {"lora_A": A, "lora_B": B, "lora_scale": SCALE, "lora_transposed": TRANSPOSED}
+            result[key] = base if part is None else layer + own[part]
         else:
             result[key] = group.names[key]
     return result
 
 
 def is_adapter(name: str) -> bool:
-    return name.endswith((A, B, SCALE))
+    return name.endswith((A, B, SCALE, TRANSPOSED))
 
 
 def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,7 +131,8 @@ def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer = name.removesuffix(A)
         weight = next(n for n in (f"{layer}.weight", f"{layer}.in_proj_weight") if n in result)
         update = tensors[layer + B].flatten(1) @ tensors[name].flatten(1)
-        result[weight] = result[weight] + tensors[layer + SCALE] * update.view(result[weight].shape)
+        update = update.t() if layer + TRANSPOSED in tensors else update.view(result[weight].shape)
+        result[weight] = result[weight] + tensors[layer + SCALE] * update
     return result
 
 
@@ -141,6 +156,7 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], heads: Sequence
         "modules_to_save": list(heads),
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": any(n.endswith(TRANSPOSED) for n in tensors),
         "inference_mode": True,
     }
     directory.mkdir(parents=True, exist_ok=True)

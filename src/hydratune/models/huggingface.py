@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from hydratune.models import text_groups
@@ -35,7 +34,7 @@ def huggingface(
     options: Mapping[str, Any] | None = None,
     weights: bool = True,
     *,
-    text: TextSpec,
+    text_spec: TextSpec,
     question: str,
 ) -> Body:
     """An encoder or decoder with the head for `question`: sequence, token, masked or causal.
@@ -56,7 +55,7 @@ def huggingface(
             near = difflib.get_close_matches(key, known, n=1)
             raise ValueError(f"model.options.{key}={value}: no such key of {chosen.model_type}; nearest: {near}")
         setattr(chosen, key, value)
-    _fit(chosen, text, own=config is not None, name=name or "config")
+    _fit(chosen, text_spec, own=config is not None, name=name or "config")
     family = text_groups.family(chosen.model_type, question)
     try:
         source = getattr(transformers, CLASSES[question]).from_config(chosen, attn_implementation="sdpa")
@@ -161,9 +160,3 @@ def _export(source: nn.Module, directory: Path, tensors: Mapping[str, Tensor]) -
     config.architectures = [type(source).__name__]
     config.save_pretrained(directory)
     save_file({k: t.contiguous() for k, t in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
-
-
-def example(text: TextSpec) -> Tensor:
-    """[1, 8] token numbers, none of them padding."""
-    number = next(i for i in range(text.vocab_size) if i != text.special.get("pad"))
-    return torch.full((1, min(8, text.max_length)), number)

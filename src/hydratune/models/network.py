@@ -38,8 +38,9 @@ class Network:
         return Network(self.groups[:cut]), Network(self.groups[cut:])
 
     def fork(self, cut: int) -> Network:
-        """The same groups below the cut, copies of their own from it on."""
-        own = copy.deepcopy([g.module for g in self.groups[cut:]])
+        """The same groups below the cut, copies of their own from it on, but for tensors that those below have too."""
+        shared = {id(t): t for g in self.groups[:cut] for _, t in _tensors(g.module)}
+        own = copy.deepcopy([g.module for g in self.groups[cut:]], dict(shared))
         tail = [LayerGroup(g.name, m, g.names) for g, m in zip(self.groups[cut:], own, strict=True)]
         return Network([*self.groups[:cut], *tail])
 
@@ -47,6 +48,17 @@ class Network:
         """Names of the head's tensors, but for those that it shares with a group below."""
         below = {n for g in self.groups[:-1] for n in g.names.values()}
         return set(self.head.names.values()) - below
+
+    def above(self, below: Network, cut: int) -> Network:
+        """Its groups from the cut on, above those of a network that is the same below; what is tied stays tied."""
+        known = {g.names[k]: p for g in below.groups[:cut] for k, p in g.module.named_parameters()}
+        for group in self.groups[cut:]:
+            for key, name in group.names.items():
+                parent, _, attribute = key.rpartition(".")
+                parameters = group.module.get_submodule(parent)._parameters
+                if name in known and attribute in parameters:
+                    parameters[attribute] = known[name]
+        return Network([*below.groups[:cut], *self.groups[cut:]])
 
     @property
     def head(self) -> LayerGroup:

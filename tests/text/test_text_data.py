@@ -1,0 +1,383 @@
+"""Tokenizers, batches by length, and what is read from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydratune.data.corpus import Corpus, PythonDocumentation, TextCorpus
+from hydratune.data.labelled_text import ColumnFiles, TextTable
+from hydratune.data.padding import one_after_the_other, side_by_side, starts_of
+from hydratune.data.sentences import BLAME, PRAISE, GeneratedEntities, GeneratedSentiment
+from hydratune.data.text_dataset import TextDataset
+from hydratune.data.text_stream import Noise, TextStream
+from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.tasks.language import CausalLanguage, MaskedLanguage
+from hydratune.tasks.text import SequenceClassification, TokenClassification
+from hydratune.types import Batch
+from tests.text.small import CPU, Tags, Texts, sentences, trained
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path / "cache"))
+
+
+def stream_of(data: TextDataset, name: str = "train", size: int = 4, training: bool = True, **more: Any) -> TextStream:
+    given = {"bucket": data.bucket, **more}
+    return TextStream(
+        data.split(name), data.spec(), data.task, data.tokenizer, size, CPU, training=training, seed=3, **given
+    )
+
+
+# ---- padding
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_side_by_side_and_one_after_the_other_are_inverse(sizes: list[int]) -> None:
+    lengths = torch.tensor(sizes)
+    flat = torch.randn(int(lengths.sum()), 3)
+    padded = side_by_side(flat, starts_of(lengths), lengths, max(sizes) + 2)
+    assert padded.shape == (len(sizes), max(sizes) + 2, 3)
+    assert torch.equal(one_after_the_other(padded, lengths), flat)
+    for row, size in zip(padded, sizes, strict=True):
+        assert not row[size:].any()
+
+
+# ---- tokenizers
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "bytes"])
+def test_the_same_texts_train_the_same_tokenizer(kind: str, tmp_path: Path) -> None:
+    texts = [text for text, _ in sentences()] * 3
+    recipe = {"kind": kind, "vocab_size": 300}
+    one, other = (TokenizerRecipe(**recipe).tokenizer(lambda: texts, key, None) for key in ("a", "b"))  # type: ignore[arg-type]
+    assert one.home != other.home
+    assert one.digest == other.digest
+    assert one.vocab_size == 258 if kind == "bytes" else one.vocab_size <= 300
+    one.save(tmp_path / "kept")
+    again = TokenizerRecipe().tokenizer(list, "", str(tmp_path / "kept"))
+    assert again.digest == one.digest and again.special == one.special
+
+
+def test_a_tokenizer_is_trained_once(tmp_path: Path) -> None:
+    asked = []
+
+    def texts() -> list[str]:
+        asked.append(1)
+        return ["a few words", "a few more"]
+
+    for _ in range(3):
+        TokenizerRecipe(vocab_size=120).tokenizer(texts, "key", None)
+    assert len(asked) == 1
+
+
+def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, ["one two three"]).save(tmp_path / "one")
+    trained(tmp_path, ["one two three"], kind="bpe", vocab_size=270).save(tmp_path / "two")
+    recipe = TokenizerRecipe(name=str(tmp_path / "one"))
+    assert recipe.tokenizer(list, "", str(tmp_path / "one")).vocab_size
+    with pytest.raises(ValueError, match=r"dataset.tokenizer.name=.*one: is not the tokenizer that the weights"):
+        recipe.tokenizer(list, "", str(tmp_path / "two"))
+    with pytest.raises(ValueError, match="no tokenizer could be read there"):
+        TokenizerRecipe(name=str(tmp_path / "nothing")).tokenizer(list, "", None)
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_tokens_of_bytes_stand_for_their_bytes(text: str) -> None:
+    own = _of_bytes()
+    tokens, lengths = own.encode([text], None, wrap=False)
+    size = sum(own.token_bytes[t] for t in tokens.tolist())
+    assert size == len(text.encode()) and int(lengths) == max(len(tokens), 1)
+    assert own.decode([t for t in tokens.tolist() if own.token_bytes[t]]) == text
+
+
+def _of_bytes(found: list[Any] = []) -> Any:  # noqa: B006
+    if not found:
+        found.append(trained(Path("bytes"), ["a bit of text", "and more text"], kind="bpe", vocab_size=270))
+    return found[0]
+
+
+def test_long_texts_keep_their_ends_and_empty_ones_are_samples(tmp_path: Path) -> None:
+    own = trained(tmp_path, ["one two three four five"])
+    tokens, lengths = own.encode(["one two three four five", "", "two"], 4)
+    assert lengths.tolist() == [4, 2, 3]
+    assert tokens[0] == own.special["cls"] and tokens[3] == own.special["sep"]
+
+
+# ---- batches
+
+
+def test_batches_are_a_function_of_seed_and_epoch_and_of_about_one_length() -> None:
+    data = Texts(SequenceClassification(), {"train": sentences(200)})
+    stream, again = stream_of(data), stream_of(data)
+    orders = [stream.order(e) for e in range(3)]
+    assert all(torch.equal(o, again.order(e)) for e, o in enumerate(orders))
+    assert not torch.equal(orders[0], orders[1])
+    for order in orders:
+        assert len(order) == stream.steps_per_epoch * 4 == len(set(order.tolist()))
+    lengths = stream.split.lengths
+    widest = {bucket: _padded(stream_of(data, bucket=bucket).order(0), lengths) for bucket in (1, 8)}
+    assert widest[8] < 0.8 * widest[1]
+
+
+def _padded(order: torch.Tensor, lengths: torch.Tensor) -> float:
+    return float(lengths[order].view(-1, 4).max(1).values.sum())
+
+
+def test_from_any_step_the_batches_are_the_same() -> None:
+    data = Texts(MaskedLanguage(), {"train": sentences(60)})
+    stream = stream_of(data)
+    whole = list(stream.batches(0, 25))
+    rest = list(stream_of(data).batches(13, 25))
+    assert all(_same(a, b) for a, b in zip(whole[13:], rest, strict=True))
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    pairs = [*zip(a.inputs, b.inputs, strict=True), (a.targets, b.targets), (a.ids, b.ids)]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_ranks_share_a_batch_and_see_the_same_masks() -> None:
+    data = Texts(MaskedLanguage(), {"train": sentences(60)})
+    whole = next(stream_of(data, size=6).batches(4, 5))
+    parts = [next(stream_of(data, size=6, rank=r, world=2).batches(4, 5)) for r in range(2)]
+    assert sorted(torch.cat([p.ids for p in parts]).tolist()) == sorted(whole.ids.tolist())
+    rows = {int(i): whole.inputs.values[k, : whole.inputs.lengths[k]] for k, i in enumerate(whole.ids)}
+    for part in parts:
+        for k, i in enumerate(part.ids.tolist()):
+            assert torch.equal(part.inputs.values[k, : part.inputs.lengths[k]], rows[i])
+
+
+def test_evaluation_sees_every_sample_once() -> None:
+    data = Texts(SequenceClassification(), {"train": sentences(61)})
+    stream = stream_of(data, "val", training=False)
+    ids = torch.cat([batch.ids for batch in stream.once()])
+    assert sorted(ids.tolist()) == list(range(len(stream.split)))
+
+
+def test_noise_depends_on_sample_and_position_alone() -> None:
+    one = Noise(1, 2, torch.tensor([5, 9]), 8).uniform("choice")
+    other = Noise(1, 2, torch.tensor([9, 7, 5]), 12).uniform("choice")
+    assert torch.equal(one[0], other[2, :8]) and torch.equal(one[1], other[0, :8])
+    for changed in (Noise(2, 2, torch.tensor([5]), 8), Noise(1, 3, torch.tensor([5]), 8)):
+        assert not torch.equal(changed.uniform("choice")[0], one[0])
+    many = Noise(0, 0, torch.arange(400), 250)
+    x, y = many.uniform("choice"), many.uniform("fate")
+    assert float(x.min()) >= 0 and float(x.max()) < 1
+    assert abs(float(x.mean()) - 0.5) < 0.005 and abs(float(x.var()) - 1 / 12) < 0.001
+    for a, b in ((x, y), (x[:, 1:], x[:, :-1]), (x[1:], x[:-1])):  # neither names, positions nor samples go together
+        assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 0.01
+
+
+def test_masks_hide_the_share_that_was_asked_for() -> None:
+    data = PythonDocumentation(MaskedLanguage(0.15), TokenizerRecipe(vocab_size=1000), max_length=64)
+    stream = stream_of(data, size=64)
+    spec, seen = data.spec(), [0, 0, 0, 0]
+    for batch in stream.batches(0, 20):
+        plain = side_by_side(
+            stream.split.tokens, stream.split.starts[batch.ids], stream.split.lengths[batch.ids],
+            batch.inputs.values.shape[1], spec.special["pad"],
+        ).long()  # fmt: skip
+        chosen = batch.targets != -100
+        assert torch.equal(plain.gather(1, batch.inputs.asked)[chosen], batch.targets[chosen])
+        shown = batch.inputs.values.gather(1, batch.inputs.asked)
+        other = torch.ones_like(plain, dtype=torch.bool).scatter(1, batch.inputs.asked, ~chosen)
+        assert torch.equal(plain[other], batch.inputs.values[other])  # nothing else was touched
+        masked, kept = shown[chosen] == spec.special["mask"], shown[chosen] == batch.targets[chosen]
+        assert not torch.isin(batch.targets[chosen], torch.tensor(list(spec.special.values()))).any()
+        seen = [
+            a + int(b) for a, b in zip(seen, (chosen.sum(), masked.sum(), kept.sum(), (plain > 4).sum()), strict=True)
+        ]
+    assert abs(seen[0] / seen[3] - 0.15) < 0.01
+    assert abs(seen[1] / seen[0] - 0.8) < 0.02 and abs(seen[2] / seen[0] - 0.1) < 0.02
+    first = next(stream.batches(0, 1))
+    sample = int(first.ids[0])
+    later = [b for b in stream.batches(stream.steps_per_epoch, 2 * stream.steps_per_epoch) if sample in b.ids.tolist()]
+    again = later[0].inputs.asked[later[0].ids.tolist().index(sample)]
+    assert set(again.tolist()) != set(first.inputs.asked[0].tolist())  # others in every epoch
+
+
+def test_the_next_token_of_every_token_is_asked_for_once() -> None:
+    class Few(Corpus):
+        def documents(self) -> dict[str, list[str]]:
+            return {"train": ["one two three four five six seven " * 5, "eight nine"], "val": ["ten"], "test": ["ten"]}
+
+    data = Few(CausalLanguage(), TokenizerRecipe(kind="bytes"), 16, 1, 0.1, 0.1, 0, None)
+    split = data.split("train")
+    seen: dict[int, int] = {}
+    for batch in stream_of(data, size=3, training=False).once():
+        for i, row in zip(batch.ids.tolist(), batch.targets.tolist(), strict=True):
+            for k, token in enumerate(t for t in row if t != -100):
+                seen[int(split.starts[i]) + k + 1] = token
+    assert seen == {i: t for i, t in enumerate(split.tokens.tolist()) if i}
+    assert data.tokenizer.decode(split.tokens.tolist()) == "".join(data._parts["train"])
+    bytes_of_train = sum(data.tokenizer.token_bytes[t] for t in split.tokens.tolist())
+    assert bytes_of_train == len("".join(data._parts["train"]).encode())
+
+
+def test_labels_belong_to_the_first_token_of_a_word() -> None:
+    rows = [(["Unbelievable", "Ada", "sings"], ["O", "B-PER", "O"]), (["in", "Paris"], ["O", "B-LOC"])] * 10
+    data = Tags(TokenClassification(), {"train": rows})
+    stream = stream_of(data, size=8)
+    batch = next(stream.batches(0, 1))
+    names = data.class_names()
+    for k, i in enumerate(batch.ids.tolist()):
+        labels = [t for t in batch.targets[k].tolist() if t != -100]
+        start, length = int(stream.split.starts[i]), int(stream.split.lengths[i])
+        pieces = data.tokenizer.fast.convert_ids_to_tokens(stream.split.tokens[start : start + length].tolist())
+        words, tags = data.parts["train"][i]
+        assert [names[t] for t in labels] == tags
+        firsts = [p for p, t in zip(pieces, batch.targets[k].tolist(), strict=False) if t != -100]
+        assert not any(p.startswith(("##", "[C")) for p in firsts)
+        assert [w.startswith(p) for w, p in zip(words, firsts, strict=True)] == [True] * len(words)
+
+
+# ---- files
+
+
+def table(path: Path, content: str | bytes, **more: Any) -> TextTable:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return TextTable(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(path), **more)
+
+
+ROWS = [(f"word{i} and, more", "good" if i % 2 else "bad") for i in range(40)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_tables_of_every_kind_hold_the_same(kind: str, tmp_path: Path) -> None:
+    content = {
+        "csv": "text,label\n" + "".join(f'"{t}",{c}\n' for t, c in ROWS),
+        "tsv": "text\tlabel\n" + "".join(f"{t}\t{c}\n" for t, c in ROWS),
+        "jsonl": "".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in ROWS),
+    }[kind]
+    data = table(tmp_path / f"rows.{kind}", content)
+    assert list(data.class_names()) == ["bad", "good"]
+    assert sorted(r for part in data.parts.values() for r in part) == sorted(ROWS)
+    assert {k: len(v) for k, v in data.parts.items()} == {"train": 32, "test": 4, "val": 4}
+
+
+def test_a_folder_with_parts_and_no_header(tmp_path: Path) -> None:
+    for part, rows in (("train", ROWS), ("dev", ROWS[:6]), ("test", ROWS[6:12])):
+        (tmp_path / f"{part}.tsv").write_text("".join(f'"{t}\t{c}\n' for t, c in rows))
+    data = TextTable(
+        SequenceClassification(), TokenizerRecipe(vocab_size=150), str(tmp_path), text=0, label=1, header=False
+    )
+    assert {k: len(v) for k, v in data.parts.items()} == {"train": 40, "val": 6, "test": 6}
+    assert data.parts["val"][0][0] == f'"{ROWS[0][0]}'  # a lone quotation mark is one, in TSV
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        (
+            "txt,label\nhi,a\nho,b\n",
+            {},
+            r"dataset.text=text: .* line 2 has no such column; nearest: txt. it has txt, label",
+        ),
+        ("", {}, "rows.csv is empty"),
+        ("  \n\n", {}, "rows.csv is empty"),
+        (b"text,label\nh\xe9,a\n", {}, r"rows.csv is not UTF-8: byte 0xe9 in line 2; iconv"),
+        ("text,label\n" + "hi,a\n" * 20, {}, "train has the one label a"),
+        ("text,label\n" + "hi,a\nho,b\n" * 9, {"classes": ["a"]}, "nothing to tell apart|does not have"),
+        (
+            "text,label\n" + "hi,a\nho,b\nhu,c\n" * 9,
+            {"classes": ["a", "b"]},
+            "label 'c' .*dataset.classes does not have",
+        ),
+        ("text,label\nhi,a\nho\n", {}, "dataset.label=label: .* line 3 has no such column"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(content: str | bytes, more: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        table(tmp_path / "rows.csv", content, **more).class_names()
+
+
+def test_a_label_that_training_never_saw(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "test.csv").write_text("text,label\nc,z\n")
+    (tmp_path / "val.csv").write_text("text,label\nc,x\n")
+    data = TextTable(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(tmp_path))
+    with pytest.raises(ValueError, match=r"test has the label 'z' \(of 'c'\), which train never has; labels: x, y"):
+        data.spec()
+
+
+def test_no_such_file_or_nothing_in_the_folder(tmp_path: Path) -> None:
+    def of(path: Path) -> TextTable:
+        return TextTable(SequenceClassification(), TokenizerRecipe(), str(path))
+
+    with pytest.raises(ValueError, match=r"dataset.path=.*nowhere: no such file or folder"):
+        of(tmp_path / "nowhere").class_names()
+    with pytest.raises(ValueError, match=r"holds no .csv or .tsv"):
+        of(tmp_path).class_names()
+    (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text": \n')
+    with pytest.raises(ValueError, match=r"bad.jsonl line 2 is no JSON"):
+        of(tmp_path / "bad.jsonl").class_names()
+
+
+CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\nBlack NNP I-NP I-PER\n"
+
+
+def test_columns_of_words(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(CONLL)
+    for name in ("dev", "test"):
+        (tmp_path / f"{name}.txt").write_text("EU NNP B-NP B-ORG\n\n")
+    data = ColumnFiles(TokenClassification(), TokenizerRecipe(vocab_size=120), str(tmp_path))
+    assert data.parts["train"] == [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter", "Black"], ["B-PER", "I-PER"])]
+    assert data.class_names() == ["B-ORG", "B-PER", "I-PER", "O"]
+    (tmp_path / "train.txt").write_text("EU\n\n")
+    with pytest.raises(ValueError, match="train.txt line 1 has 1 columns"):
+        ColumnFiles(TokenClassification(), TokenizerRecipe(), str(tmp_path), tag=3).class_names()
+
+
+def test_a_corpus_of_files_or_of_lines(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text("".join(f"line {k} of file {i}\n" for k in range(30)))
+
+    def parts(**more: Any) -> dict[str, list[str]]:
+        return TextCorpus(MaskedLanguage(), TokenizerRecipe(vocab_size=120), str(tmp_path), **more)._parts
+
+    whole, lines = parts(val_share=0.1, test_share=0.1), parts(documents="line", val_share=0.1, test_share=0.1)
+    for i in range(3):  # each file gives its end
+        text = (tmp_path / f"{i}.txt").read_text()
+        assert whole["train"][i] + whole["val"][i] + whole["test"][i] == text
+    assert len(lines["train"]) + len(lines["val"]) + len(lines["test"]) == 90
+    assert len(lines["test"]) == 9 and not set(lines["test"]) & set(lines["train"])
+
+
+# ---- generated sets
+
+
+def test_generated_sentences_are_deterministic_and_balanced() -> None:
+    one, other = (GeneratedSentiment(SequenceClassification(), TokenizerRecipe(), 300, 50, 50) for _ in range(2))
+    assert one.parts == other.parts and one.digest() == other.digest()
+    assert (
+        one.digest()
+        != GeneratedSentiment(SequenceClassification(), TokenizerRecipe(), 300, 50, 50, split_seed=1).digest()
+    )
+    labels = [label for _, label in one.parts["train"]]
+    assert labels.count("positive") == 150
+    assert not set(one.parts["train"]) & set(one.parts["test"])
+
+
+def test_no_word_tells_the_sentiment_and_no_name_the_entity() -> None:
+    rows = GeneratedSentiment(SequenceClassification(), TokenizerRecipe(), 3000, 10, 10).parts["train"]
+    for word in (*PRAISE, *BLAME, "not", "but"):
+        having = [label for text, label in rows if word in text.replace(",", "").split()]
+        assert 0.3 < having.count("positive") / len(having) < 0.7, word
+    pairs = GeneratedEntities(TokenClassification(), TokenizerRecipe(), 3000, 10, 10).parts["train"]
+    kinds: dict[str, set[str]] = {}
+    for words, tags in pairs:
+        for word, tag in zip(words, tags, strict=True):
+            if tag != "O" and word not in ("and", "New"):
+                kinds.setdefault(word, set()).add(tag[2:])
+    several = [name for name, found in kinds.items() if len(found) > 1]
+    assert len(several) > len(kinds) / 2
