@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from hydratune import construct
@@ -155,8 +156,10 @@ def first_network(job: Job, dataset: Dataset, spec: Spec) -> tuple[Body, Network
         with torch.no_grad():
             for _, module in body.groups:
                 features = module.eval()(features)
-    except RuntimeError as error:
-        raise ValueError(f"model: cannot take inputs of {shapes[0]} ({error})") from None
+    except (RuntimeError, TypeError, AttributeError) as error:
+        if isinstance(features, Tensor):
+            raise ValueError(f"model: cannot take inputs of {shapes[0]} ({error})") from None
+        raise ValueError("model: takes no text, and the data set has nothing else; model=hf does") from None
     if body.head is not None:
         return body, build_network(body, body.head)
     head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))

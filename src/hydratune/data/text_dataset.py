@@ -61,9 +61,8 @@ class TextDataset(Dataset):
         return self.recipe.tokenizer(self.texts, self.digest(), self.inherited)
 
     def files(self) -> str:
-        """The contents; and of a tokenizer that does not follow from them, that too."""
-        given = self.recipe.name is not None or self.inherited is not None
-        return f"{self.digest()} {self.tokenizer.digest}" if given else self.digest()
+        """The contents; and the tokenizer, where it neither follows from them nor from the weights."""
+        return self.digest() if self.recipe.name is None else f"{self.digest()} {self.tokenizer.digest}"
 
     def spec(self) -> TextSpec:
         own = self.tokenizer

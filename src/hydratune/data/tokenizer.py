@@ -141,6 +141,7 @@ class TokenizerRecipe:
 
         Raises ValueError where the one that is named is not the one that the weights were trained with.
         """
+        library()
         before = None if inherited is None else load(inherited, "inherited, that of the weights")
         if self.name is not None:
             named = load(self.name, f"{self.name}")

@@ -31,9 +31,6 @@ class SequenceClassification(Classification):
         """(tokens as the network sees them, positions that the head is asked for, targets [B])"""
         return values, values.new_empty(len(values), 0), labels
 
-    def build_head(self, features: Features, spec: Spec) -> nn.Module:
-        raise ValueError("model: takes no text; model=hf or one of the bert and gpt models does")
-
 
 class TokenClassification:
     """Which of K tags each word has, such as B-PER and I-PER. F1 of whole entities selects, as seqeval defines it."""
