@@ -98,13 +98,11 @@ def test_cached_features_train_what_computed_ones_do(
     }
     reference = weights(kept["off"])
     for mode in ("memory", "disk"):
+        # To the last bit, though the cache was made from other batches with other padding.
         assert (kept[mode].directory / "freeze.md").read_text().count(f"{mode}, ") == 1
         for name, tensor in weights(kept[mode]).items():
-            assert torch.allclose(tensor, reference[name], atol=2e-5), (mode, name)
-        for key, value in kept["off"].record["metrics"].items():
-            assert kept[mode].record["metrics"][key] == pytest.approx(value, abs=1e-3), (mode, key)
-    both = [weights(kept[mode]) for mode in ("memory", "disk")]
-    assert all(torch.equal(both[0][n], both[1][n]) for n in both[0])
+            assert torch.equal(tensor, reference[name]), (mode, name)
+        assert kept[mode].record["metrics"] == kept["off"].record["metrics"]
 
 
 @pytest.mark.parametrize(

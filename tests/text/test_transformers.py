@@ -210,6 +210,6 @@ def test_a_configuration_gets_the_room_that_the_data_wants() -> None:
     body = huggingface(
         config=config("roberta", max_position_embeddings=12), text_spec=spec("masked", max_length=40), question="masked"
     )
-    assert body.source.config.max_position_embeddings == 42  # two lie below RoBERTa's first position
+    assert body.source.config.max_position_embeddings == 50  # two lie below RoBERTa's first position
     network = build_network(body, body.head)  # type: ignore[arg-type]
     assert network.forward(tokens((40, 3))).shape == (2, 40, 100)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydratune.data.padding import side_by_side
+from hydratune.data.padding import side_by_side, width_of
 from hydratune.data.stream import Stream
 from hydratune.data.tokenizer import Tokenizer
 from hydratune.randomness import derive_seed
@@ -130,7 +130,7 @@ class TextStream(Stream):
 
     def _batch(self, ids: Tensor, epoch: int) -> Batch:
         """ids: [B] on the CPU."""
-        width = int(self.split.lengths[ids].max())
+        width = width_of(self.split.lengths[ids])
         ids = ids.to(self.device)
         starts, lengths = self._starts[ids], self._lengths[ids]
         pad = self.spec.special["pad"]

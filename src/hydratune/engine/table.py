@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hydratune.data.padding import one_after_the_other, side_by_side, starts_of
+from hydratune.data.padding import one_after_the_other, side_by_side, starts_of, width_of
 from hydratune.types import Features, Padded
 
 
@@ -28,7 +28,7 @@ class Table:
             return self.values[at].to(device)
         lengths = self.lengths.to(at.device)
         own = lengths[at]
-        values = side_by_side(self.values, starts_of(lengths)[at], own, int(own.max()))
+        values = side_by_side(self.values, starts_of(lengths)[at], own, width_of(own))
         return Padded(*(t.to(device) for t in (values, own, own.new_empty(len(at), 0))))
 
 

@@ -101,13 +101,13 @@ def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:
             f"model.name={name}: knows {config.vocab_size} tokens, but the tokenizer has {text.vocab_size}; "
             "dataset.tokenizer.name should be the model's own"
         )
-    positions: int = getattr(config, "max_position_embeddings", None) or text.max_length
+    positions: int = getattr(config, "max_position_embeddings", None) or text.widest
     # RoBERTa's positions begin behind the padding token's number
     room = positions - config.pad_token_id - 1 if config.model_type in text_groups.OFFSET else positions
-    if own and room < text.max_length:
-        config.max_position_embeddings = text.max_length + positions - room
-    elif room < text.max_length:
-        raise ValueError(f"dataset.max_length={text.max_length}: {name} has positions for {room} tokens")
+    if own and room < text.widest:
+        config.max_position_embeddings = text.widest + positions - room
+    elif room < text.widest:
+        raise ValueError(f"dataset.max_length={text.max_length}: {name} has positions for {room // 16 * 16} tokens")
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < text.max_length:
         raise ValueError(f"dataset.max_length={text.max_length}: {name} attends to {window} tokens at most")
