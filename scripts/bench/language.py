@@ -86,11 +86,12 @@ def main() -> None:
     short = ["steps=20"] if quick else []
     screen, started = Screen(), time.perf_counter()
 
-    masked = ["dataset=text_files", f"dataset.path={reviews}", "dataset.documents=line", "dataset.max_length=128"]
-    masked += ["dataset.tokenizer.lowercase=false", "dataset.tokenizer.vocab_size=8000"]
+    masked = ["dataset=text_files", f"dataset.path={reviews}", "dataset.documents=line", "dataset.max_length=64"]
+    masked += ["dataset.tokenizer.lowercase=false", "dataset.tokenizer.vocab_size=4000", "dataset.task.share=0.3"]
+    masked += ["model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0"]
     pretraining = run(
-        out, "bert_reviews", "stage=pretrain", "model=bert_tiny", *masked, *COMMON, "batch_size=32", "epochs=6",
-        "optimizer.lr=1e-3", *short,
+        out, "bert_reviews", "stage=pretrain", "model=bert_tiny", *masked, *COMMON, "batch_size=16", "epochs=9",
+        "optimizer.lr=1e-3", "optimizer.betas=[0.9,0.98]", "engine.clip=1.0", *short,
     )  # fmt: skip
     parent = out / "pretrain" / "bert_reviews"
     # From scratch it has the same tokenizer: what differs is the weights.
