@@ -46,6 +46,8 @@ SPEC = DataSpec((3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3
 class Batches:
     """The same batches for everyone."""
 
+    unit, units_per_sample = "images", 1.0
+
     def __init__(self, batch_size: int, count: int) -> None:
         g = torch.Generator().manual_seed(0)
         self.batch_size = batch_size
@@ -110,7 +112,7 @@ def ours(
     network: Network, data: Batches, steps: int, strategy: FreezeStrategy | None = None, clip: float | None = 1.0
 ) -> Callable[[], float]:
     class NoEvaluation(Trial):
-        def log(self, step: int, samples: int, seconds_since: float) -> dict[str, str]:
+        def log(self, step: int, speed: float, unit: str) -> dict[str, str]:
             nonlocal seconds
             seconds = time.perf_counter() - started  # the loop logs here only at its end: the steps are over
             return {}

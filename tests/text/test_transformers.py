@@ -14,7 +14,7 @@ from hydratune.models.huggingface import huggingface
 from hydratune.models.initialise import initialised
 from hydratune.models.network import build_network
 from hydratune.models.text_groups import DECODERS, ENCODERS, family
-from tests.text.small import CONFIGS, body_of, config, inside, network_of, spec, tokens
+from tests.text.small import CONFIGS, SIZES, body_of, config, inside, network_of, spec, tokens
 
 QUESTIONS = ("sequence", "token", "masked", "causal")
 CAUSAL = ("gpt2", *DECODERS)
@@ -30,6 +30,7 @@ PAIRS = [
 def test_groups_compute_what_the_library_computes(name: str, question: str) -> None:
     body, network = network_of(name, question)
     source: Any = body.source.eval()
+    assert source.config._attn_implementation == "sdpa"
     batch = tokens()
     with torch.no_grad():
         ours = network.forward(batch)
@@ -190,9 +191,44 @@ def test_a_tied_weight_trains_once_and_has_one_name() -> None:
     assert whole.head.module.head.weight is not network.head.module.head.weight
 
 
+OTHERS = {
+    "ElectraConfig": {**SIZES, "embedding_size": 16},
+    "AlbertConfig": {**SIZES, "embedding_size": 16},
+    "DebertaV2Config": SIZES,
+    "GPTNeoXConfig": SIZES,
+    "Gemma2Config": {**SIZES, "num_key_value_heads": 2, "head_dim": 16},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [(n, q) for n in OTHERS for q in (("causal",) if n[0] == "G" else ("sequence", "token", "masked"))],
+)
+def test_other_families_are_divided_into_body_and_head(name: str, question: str) -> None:
+    import transformers
+
+    chosen = getattr(transformers, name)(**OTHERS[name])
+    if (name, question) == ("AlbertConfig", "sequence"):  # its head takes what its body makes of the first token
+        with pytest.raises(ValueError, match="albert cannot be divided into a body and a head"):
+            huggingface(config=chosen, text_spec=spec(question), question=question)
+        return
+    body = huggingface(config=chosen, text_spec=spec(question), question=question)
+    network = build_network(body, body.head)  # type: ignore[arg-type]
+    source: Any = body.source.eval()
+    batch = tokens()
+    for group in network.groups:
+        group.module.eval()
+    with torch.no_grad():
+        ours = network.forward(batch)
+        theirs = source(input_ids=batch.values, attention_mask=inside(batch).long()).logits
+    if question != "sequence":
+        ours, theirs = ours[inside(batch)], theirs[inside(batch)]
+    assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
+    assert network.parameters().keys() == dict(source.named_parameters()).keys()
+    assert [g.name for g in network.groups] == ["body", "head"]
+
+
 def test_what_cannot_be_is_refused_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"deberta is no family that is cut into layer groups; nearest: .*bert"):
-        family("deberta", "sequence")
     with pytest.raises(ValueError, match="gpt2 is not made for masked language modelling"):
         family("gpt2", "masked")
     with pytest.raises(ValueError, match="bert is not made for causal language modelling; gpt2, llama"):

@@ -58,7 +58,7 @@ def huggingface(
     _fit(chosen, text_spec, own=config is not None, name=name or "config")
     family = text_groups.family(chosen.model_type, question)
     try:
-        source = getattr(transformers, CLASSES[question]).from_config(chosen, attn_implementation="sdpa")
+        source = getattr(transformers, CLASSES[question]).from_config(chosen)  # SDPA attention where the model has it
     except ValueError as error:
         raise ValueError(
             f"model: {chosen.model_type} has no head for this task ({str(error).splitlines()[0]})"

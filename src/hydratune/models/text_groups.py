@@ -6,7 +6,7 @@ the positions that the head is asked for. Decoders need no mask: what is filled 
 
 from __future__ import annotations
 
-import difflib
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +21,10 @@ OFFSET = ("roberta", "xlm-roberta", "camembert")
 
 
 def family(model_type: str, question: str) -> Family:
-    """Raises ValueError for one that is not known, or that is not made for the question."""
+    """How it is cut; any other than the known ones into its body and its head, which shares nothing below that.
+
+    Raises ValueError for one that is not made for the question.
+    """
     families: dict[str, Family] = {
         **dict.fromkeys(ENCODERS, _bert),
         "distilbert": _distilbert,
@@ -29,9 +32,7 @@ def family(model_type: str, question: str) -> Family:
         **dict.fromkeys(DECODERS, _llama),
     }
     if model_type not in families:
-        near = difflib.get_close_matches(model_type, families, n=1)
-        hint = f"nearest: {near[0]}. " if near else ""
-        raise ValueError(f"model: {model_type} is no family that is cut into layer groups; {hint}{', '.join(families)}")
+        return _any
     causal = model_type == "gpt2" or model_type in DECODERS
     if (question == "masked" and causal) or (question == "causal" and not causal):
         fitting = [m for m in families if (m == "gpt2" or m in DECODERS) == (question == "causal")]
@@ -169,7 +170,67 @@ class RobertaPooled(nn.Module):
         return self.classifier(features.unsqueeze(1))
 
 
+class Whole(nn.Module):
+    """A model that is not cut: padded token numbers [B, T] -> features [B, T, D]"""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Padded) -> Padded:
+        width = tokens.values.shape[1]
+        inside = torch.arange(width, device=tokens.lengths.device) < tokens.lengths.unsqueeze(1)
+        output = self.model(input_ids=tokens.values, attention_mask=inside.long())
+        return tokens._replace(values=output[0])
+
+
+class _Given(nn.Module):
+    """Stands where a model's body was, and says what its body has said."""
+
+    hidden: Tensor
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+
+
+class Rest(nn.Module):
+    """All that a model does after its body: Padded [B, T, D] -> [B, K], or [B, T, K]"""
+
+    def __init__(self, source: Any, question: str) -> None:
+        super().__init__()
+        self.rest = copy.copy(source)  # its own list of modules; the modules are the source's
+        self.rest._modules = {**source._modules, source.base_model_prefix: _Given()}
+        self.question, self.prefix, self.pad = question, source.base_model_prefix, source.config.pad_token_id or 0
+
+    def forward(self, features: Padded) -> Tensor:
+        width = features.values.shape[1]
+        inside = torch.arange(width, device=features.lengths.device) < features.lengths.unsqueeze(1)
+        tokens = torch.where(inside, self.pad + 1, self.pad)  # where a text ends is seen by them
+        self.rest._modules[self.prefix].hidden = features.values
+        outputs = self.rest(input_ids=tokens, attention_mask=inside.long()).logits
+        self.rest._modules[self.prefix].hidden = None
+        asked = features.asked
+        return outputs.gather(1, asked.unsqueeze(2).expand(-1, -1, outputs.shape[2])) if asked.shape[1] else outputs
+
+
 # ---- families
+
+
+def _any(source: Any, question: str) -> tuple[Groups, nn.Module]:
+    kind, model = source.config.model_type, getattr(source, source.base_model_prefix, None)
+    groups: Groups = [("body", Whole(model))] if model is not None else []
+    head = Rest(source, question)
+    tokens = torch.full((2, 3), head.pad + 1)
+    example = Padded(tokens, torch.tensor([3, 2]), tokens.new_empty(2, 0))
+    try:
+        with torch.no_grad():
+            head.eval()(groups[0][1].eval()(example))
+    except Exception as error:
+        said = str(error).splitlines()[:1]
+        raise ValueError(f"model: {kind} cannot be divided into a body and a head ({' '.join(said)})") from None
+    return groups, head
 
 
 def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
