@@ -25,6 +25,7 @@ def options(group: str) -> list[str]:
 NEEDED = {
     "model=torchvision": ["model.name=mobilenet_v3_small"],
     "model=hf": ["model.name=here"],
+    "dataset=text_hub": ["dataset.name=here"],
     "freeze=pattern": ["freeze.train=[head]"],
     **{f"dataset={d}": ["dataset.path=here"] for d in ("text_csv", "text_columns", "text_files", "causal_files")},
 }

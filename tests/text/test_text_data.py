@@ -353,6 +353,28 @@ def test_a_corpus_of_files_or_of_lines(tmp_path: Path) -> None:
     assert len(lines["test"]) == 9 and not set(lines["test"]) & set(lines["train"])
 
 
+def test_a_data_set_of_the_hub_s_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    from hydratune.data.hub import HubTexts
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    home = tmp_path / "mine"
+    home.mkdir()
+    for part, rows in (("train", ROWS), ("test", ROWS[:4])):
+        (home / f"{part}.jsonl").write_text("".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in rows))
+
+    def of(name: Path, **more: Any) -> HubTexts:
+        return HubTexts(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(name), **more)
+
+    data = of(home)
+    assert {k: len(v) for k, v in data.parts.items()} == {"train": 36, "val": 4, "test": 4}
+    assert data.class_names() == ["bad", "good"]
+    with pytest.raises(ValueError, match=r"dataset.text=txt: .* has no such column in train; it has text, label"):
+        of(home, text="txt").class_names()
+    with pytest.raises(ValueError, match=r"dataset.name=.*nothing: could not be had"):
+        of(tmp_path / "nothing").class_names()
+
+
 # ---- generated sets
 
 

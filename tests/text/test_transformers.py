@@ -249,3 +249,30 @@ def test_a_configuration_gets_the_room_that_the_data_wants() -> None:
     assert body.source.config.max_position_embeddings == 50  # two lie below RoBERTa's first position
     network = build_network(body, body.head)  # type: ignore[arg-type]
     assert network.forward(tokens((40, 3))).shape == (2, 40, 100)
+
+
+def test_a_directory_that_brings_code_runs_none_of_it(tmp_path: Path) -> None:
+    import json
+
+    from hydratune.data.tokenizer import TokenizerRecipe
+
+    canary = tmp_path / "canary"
+    home = tmp_path / "evil"
+    home.mkdir()
+    (home / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Evil: pass\n")
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForMaskedLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (home / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto}))
+    (home / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": auto}))
+    with pytest.raises(ValueError, match="model.name="):
+        huggingface(name=str(home), text_spec=spec("masked"), question="masked")
+    with pytest.raises(ValueError, match="no tokenizer could be read there"):
+        TokenizerRecipe(name=str(home)).tokenizer(lambda: [], "", None)
+    # A known family whose weights are a pickle: not read
+    config("bert").save_pretrained(home)
+    bomb = b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
+    (home / "pytorch_model.bin").write_bytes(bomb)
+    body = huggingface(name=str(home), text_spec=spec("masked"), question="masked")
+    assert body.weights is not None
+    with pytest.raises(ValueError, match=r"holds no model.safetensors; other formats are not read"):
+        body.weights()
+    assert not canary.exists()
