@@ -190,6 +190,8 @@ class Room:
                         continue
                     if member is not carrier:
                         member = member.above(carrier.network)
+                    if runtime.shares and (tied := member.network.tied()):
+                        raise ValueError(f"runtime.strategy=fsdp: {tied[0]} belongs to several groups; replicate can")
                     runtime.sharded([g.module for g in member.network.groups])
                     told_of = {**self._record(member, origin, made_of, how), "beside": beside}
                     run = stack.enter_context(Run(job.directory, told_of, member.first_step, runtime.rank > 0))

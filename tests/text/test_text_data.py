@@ -164,6 +164,17 @@ def test_evaluation_sees_every_sample_once() -> None:
     assert sorted(ids.tolist()) == list(range(len(stream.split)))
 
 
+@pytest.mark.parametrize("count", [5, 13, 41])
+def test_in_evaluation_every_process_has_something_in_every_batch(count: int) -> None:
+    data = Texts(SequenceClassification(), {"train": sentences(60), "val": sentences(count)})
+    counted = [
+        [b.ids.tolist() for b in stream_of(data, "val", size=4, training=False, rank=r, world=3).once()]
+        for r in range(3)
+    ]
+    assert len({len(batches) for batches in counted}) == 1 and all(ids for batches in counted for ids in batches)
+    assert sorted(i for batches in counted for ids in batches for i in ids) == list(range(count))
+
+
 def test_noise_depends_on_sample_and_position_alone() -> None:
     one = Noise(1, 2, torch.tensor([5, 9]), 8).uniform("choice")
     other = Noise(1, 2, torch.tensor([9, 7, 5]), 12).uniform("choice")

@@ -205,6 +205,31 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
         assert all(torch.equal(one[n], other[n]) for n in one), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["causal_python_docs", "entities"])
+def test_two_processes_train_what_one_does(data: str, tmp_path: Path) -> None:
+    """Ragged parts, other padding for each rank: the same loss, gradients and counts."""
+    from tests.faults.harness import run
+
+    net = GPT if data.startswith("causal") else [*NET, "dataset.train=203", "dataset.val=61", "dataset.test=61"]
+    plain = ["model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0"]
+    options = ["stage=pretrain", *net, f"dataset={data}", *SMALL, *(plain if net is not GPT else []),
+               "dataset.tokenizer.vocab_size=500", "hydra.run.dir=run", "runtime.threads=1"]  # fmt: skip
+    found = []
+    for world in (1, 2):
+        home = tmp_path / str(world)
+        home.mkdir()
+        done = run(*options, cwd=home, world=world)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append(json.loads((home / "run" / "run.json").read_text())["metrics"])
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
+    shared = run(*options, "runtime.strategy=fsdp", "hydra.run.dir=other", cwd=tmp_path / "2", world=2)
+    if data.startswith("causal"):
+        assert shared.returncode != 0 and "transformer.wte.weight belongs to several groups" in shared.stderr
+    else:
+        assert shared.returncode == 0, shared.stdout + shared.stderr
+
+
 def test_a_sentence_for_what_is_missing_or_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("review,stars\ngood film,5\nbad film,1\n")
     base = ["stage=finetune", "init_from=null"]

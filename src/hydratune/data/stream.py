@@ -106,9 +106,7 @@ class Stream(ABC):
             yield epoch, [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(index, stop)]
             step += stop - index
 
-    def _in_evaluation(self) -> Tensor:
-        """[N] sample numbers in the order of `once`."""
-        return torch.arange(len(self.split), device=self.numbers)
-
     def _batches_once(self) -> list[Tensor]:
-        return [self._own(ids) for ids in self._in_evaluation().split(self.batch_size)]
+        """The sample numbers of each batch of `once`."""
+        every = torch.arange(len(self.split), device=self.numbers)
+        return [self._own(ids) for ids in every.split(self.batch_size)]

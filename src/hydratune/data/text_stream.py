@@ -125,8 +125,9 @@ class TextStream(Stream):
     def _own(self, rows: Tensor) -> Tensor:
         return rows[self.rank :: self.world]  # a batch in order of length: everybody gets short and long ones
 
-    def _in_evaluation(self) -> Tensor:
-        return self._by_length
+    def _batches_once(self) -> list[Tensor]:
+        # None of them so small that a process would get nothing of it
+        return [self._own(ids) for ids in self._by_length.tensor_split(max(len(self.split) // self.batch_size, 1))]
 
     def _batch(self, ids: Tensor, epoch: int) -> Batch:
         """ids: [B] on the CPU."""

@@ -49,6 +49,11 @@ class Network:
         below = {n for g in self.groups[:-1] for n in g.names.values()}
         return set(self.head.names.values()) - below
 
+    def tied(self) -> list[str]:
+        """Names of parameters that several groups have."""
+        names = [name for g in self.groups for name in {g.names[k] for k, _ in g.module.named_parameters()}]
+        return sorted({name for name in names if names.count(name) > 1})
+
     def above(self, below: Network, cut: int) -> Network:
         """Its groups from the cut on, above those of a network that is the same below; what is tied stays tied."""
         known = {g.names[k]: p for g in below.groups[:cut] for k, p in g.module.named_parameters()}
