@@ -80,6 +80,12 @@ def stream_of(data: TextDataset, split: TextSplit, batch_size: int, bucket: int 
     return TextStream(split, data.spec(), data.task, data.tokenizer, batch_size, CPU, bucket, training=True)
 
 
+def first(split: TextSplit, count: int) -> TextSplit:
+    """Its first samples."""
+    labels = split.labels if split.per_token or split.labels is None else split.labels[:count]
+    return replace(split, starts=split.starts[:count], lengths=split.lengths[:count], labels=labels)
+
+
 def ours(data: TextDataset, stream: TextStream, steps: int) -> Timed:
     class Clock(Trial):
         def log(self, step: int, speed: float, unit: str) -> dict[str, str]:
@@ -89,9 +95,7 @@ def ours(data: TextDataset, stream: TextStream, steps: int) -> Timed:
 
     body = model_of(data)
     network = build_network(body, body.head)
-    few = replace(stream.split, starts=stream.split.starts[:8], lengths=stream.split.lengths[:8])
-    few = replace(few, labels=None if few.labels is None or few.per_token else few.labels[:8])
-    val = stream_of(data, replace(few, labels=stream.split.labels if few.per_token else few.labels), 8)
+    val = stream_of(data, first(stream.split, 8), 8)
     home, count = tempfile.TemporaryDirectory(), 0
     seconds = started = 0.0
 
@@ -229,7 +233,7 @@ def main() -> None:
     for title, (data, batch_size) in kinds.items():
         split = data.split("train")
         if data is not sst2:  # rows for the Trainer lie in memory as lists
-            split = replace(split, starts=split.starts[:4000], lengths=split.lengths[:4000])
+            split = first(split, 4000)
         stream = stream_of(data, split, batch_size)
         makers = {"raw loop": raw, "hydratune": ours, "Trainer": hugging_face}
         runs = {name: make(data, stream, options.steps) for name, make in makers.items()}

@@ -59,11 +59,6 @@ class TextSpec:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def widest(self) -> int:
-        """Tokens of a batch, the padding included; see data/padding.py."""
-        return -(-self.max_length // 16) * 16
-
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hydratune.data.labelled_text import LabelledTexts, TaggedSentences
-from hydratune.data.text_dataset import TextDataset
 from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.models.huggingface import huggingface
 from hydratune.models.network import Network, build_network
@@ -113,6 +112,3 @@ def sentences(count: int = 60) -> list[tuple[str, str]]:
 
 def trained(directory: Path, texts: Iterable[str], **recipe: Any) -> Tokenizer:
     return TokenizerRecipe(**{"vocab_size": 200, **recipe}).tokenizer(lambda: texts, f"{directory}", None)
-
-
-__all__ = ["TextDataset"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,12 +254,11 @@ def test_without_the_extra_a_sentence_names_the_command(tmp_path: Path) -> None:
         (hidden / name / "__init__.py").write_text("raise ImportError('not here')\n")
     done = hydratune("experiment=bert_tiny_mlm", cwd=tmp_path, PYTHONPATH=str(hidden))
     assert done.returncode == 2 and "pip install 'hydratune[text]'" in done.stderr, done.stderr
-    code = f"import sys; sys.path.insert(0, {str(hidden)!r}); import hydratune.cli, hydratune.job"
     plain = hydratune("--help", cwd=tmp_path, PYTHONPATH=str(hidden))
-    assert plain.returncode == 0 and code
+    assert plain.returncode == 0
 
 
-def test_importing_hydratune_imports_no_transformers(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_importing_hydratune_imports_no_transformers() -> None:
     import subprocess
 
     code = "import sys, hydratune.job, hydratune.data.corpus, hydratune.tasks.language, hydratune.models.huggingface; "

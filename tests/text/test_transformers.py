@@ -12,7 +12,7 @@ from hydratune.freeze.lora import LoRA, merged
 from hydratune.member import _adapted
 from hydratune.models.huggingface import huggingface
 from hydratune.models.initialise import initialised
-from hydratune.models.network import build_network
+from hydratune.models.network import Network, build_network
 from hydratune.models.text_groups import DECODERS, ENCODERS, family
 from tests.text.small import CONFIGS, SIZES, body_of, config, inside, network_of, spec, tokens
 
@@ -26,18 +26,23 @@ PAIRS = [
 ]
 
 
+def answers(network: Network, model: Any, question: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ours, the library's) on ragged sequences, without what is filled up."""
+    batch = tokens()
+    for group in network.groups:
+        group.module.eval()
+    with torch.no_grad():
+        ours = network.forward(batch)
+        theirs = model.eval()(input_ids=batch.values, attention_mask=inside(batch).long()).logits
+    return (ours, theirs) if question == "sequence" else (ours[inside(batch)], theirs[inside(batch)])
+
+
 @pytest.mark.parametrize(("name", "question"), PAIRS)
 def test_groups_compute_what_the_library_computes(name: str, question: str) -> None:
     body, network = network_of(name, question)
     source: Any = body.source.eval()
     assert source.config._attn_implementation == "sdpa"
-    batch = tokens()
-    with torch.no_grad():
-        ours = network.forward(batch)
-        theirs = source(input_ids=batch.values, attention_mask=inside(batch).long()).logits
-    if question != "sequence":
-        ours, theirs = ours[inside(batch)], theirs[inside(batch)]
-    assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
+    assert torch.allclose(*answers(network, source, question), atol=1e-6, rtol=0)
     # Every tensor under the name that it has there
     assert network.parameters().keys() == dict(source.named_parameters()).keys()
 
@@ -112,15 +117,7 @@ def test_what_is_exported_is_read_back_with_equal_outputs(name: str, question: s
     body.export(tmp_path, {n: t.detach() for n, t in network.state_dict().items()})
     again, info = getattr(transformers, CLASSES[question]).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    batch = tokens()
-    for group in network.groups:
-        group.module.eval()
-    with torch.no_grad():
-        ours = network.forward(batch)
-        theirs = again.eval()(input_ids=batch.values, attention_mask=inside(batch).long()).logits
-    if question != "sequence":
-        ours, theirs = ours[inside(batch)], theirs[inside(batch)]
-    assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
+    assert torch.allclose(*answers(network, again, question), atol=1e-6, rtol=0)
     if question in ("sequence", "token"):
         assert again.config.id2label == {0: "a", 1: "b", 2: "c"}
     # And it is a model for hydratune: the same weights under the same names.
@@ -184,10 +181,10 @@ def test_a_tied_weight_trains_once_and_has_one_name() -> None:
     assert not network.own_of_head()
     forked = network.fork(2)
     # Below the fork lies the one tensor that both use
-    assert forked.head.module.head.weight is network.groups[0].module.embeddings.wte.weight
+    assert forked.head.module.head.weight is network.groups[0].module.layer.wte.weight
     assert forked.parameters().keys() == names.keys()
     whole = network.fork(0)
-    assert whole.head.module.head.weight is whole.groups[0].module.embeddings.wte.weight
+    assert whole.head.module.head.weight is whole.groups[0].module.layer.wte.weight
     assert whole.head.module.head.weight is not network.head.module.head.weight
 
 
@@ -215,15 +212,7 @@ def test_other_families_are_divided_into_body_and_head(name: str, question: str)
     body = huggingface(config=chosen, text_spec=spec(question), question=question)
     network = build_network(body, body.head)  # type: ignore[arg-type]
     source: Any = body.source.eval()
-    batch = tokens()
-    for group in network.groups:
-        group.module.eval()
-    with torch.no_grad():
-        ours = network.forward(batch)
-        theirs = source(input_ids=batch.values, attention_mask=inside(batch).long()).logits
-    if question != "sequence":
-        ours, theirs = ours[inside(batch)], theirs[inside(batch)]
-    assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)
+    assert torch.allclose(*answers(network, source, question), atol=1e-6, rtol=0)
     assert network.parameters().keys() == dict(source.named_parameters()).keys()
     assert [g.name for g in network.groups] == ["body", "head"]
 

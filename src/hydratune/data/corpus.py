@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -15,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hydratune.data.dataset import SPLITS, check_share
-from hydratune.data.text_dataset import TextDataset, digest_of, parts_of, read_text
+from hydratune.data.dataset import SPLITS, completed
+from hydratune.data.text_dataset import TextDataset, parts_of, read_text
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
-from hydratune.record.features import cache_home
+from hydratune.record.features import FeatureStore, cache_home
 from hydratune.types import Task
 
+KEPT = 20 * 2**30  # bytes of token numbers that are kept, of all corpora
 FEW = 20  # documents; with fewer, each of them gives its end to val and test
 
 
@@ -34,26 +32,13 @@ class Corpus(TextDataset):
     or of the end of each where there are few, as far as the source has no such part of its own.
     """
 
-    def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, val_share: float, test_share: float,
-        split_seed: int, inherited: str | None,
-    ) -> None:  # fmt: skip
-        super().__init__(task, tokenizer, max_length, bucket, inherited)
-        check_share("val_share", val_share)
-        check_share("test_share", test_share)
-        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
-
     @abstractmethod
     def documents(self) -> dict[str, list[str]]:
         """Of train, and of val and test where the source tells them apart."""
 
     @cached_property
     def _parts(self) -> dict[str, list[str]]:
-        parts = dict(self.documents())
-        for name, share in (("test", self.test_share), ("val", self.val_share)):
-            if name not in parts:
-                parts["train"], parts[name] = self._divided(parts["train"], share, name)
-        return parts
+        return completed(self.documents(), self.val_share, self.test_share, self._divided)
 
     def _divided(self, documents: list[str], share: float, name: str) -> tuple[list[str], list[str]]:
         if len(documents) < FEW:
@@ -68,12 +53,8 @@ class Corpus(TextDataset):
     def texts(self) -> Iterable[str]:
         return self._parts["train"]
 
-    @cached_property
-    def _digest(self) -> str:
-        return digest_of(f"{name} {document}" for name in SPLITS for document in self._parts[name])
-
-    def digest(self) -> str:
-        return self._digest
+    def contents(self) -> Iterable[str]:
+        return (f"{name} {document}" for name in SPLITS for document in self._parts[name])
 
     def part(self, name: str) -> str:
         """What a split is made of, to compare with other compressors of it."""
@@ -98,20 +79,12 @@ class Corpus(TextDataset):
         wrapped = {"cls", "sep"} <= own.special.keys() and self.task.question != "causal"
         settings = [self.digest(), own.digest, name, wrapped, self.max_length if wrapped else None]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-        path = cache_home() / "tokens" / f"{key}.int32"
-        if not path.is_file():
-            tokens = self._packed(self._parts[name], wrapped)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(tokens.numpy().tobytes())
-                os.replace(partial, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial)
-        size = path.stat().st_size // 4
-        return torch.from_file(str(path), shared=False, size=size, dtype=torch.int32)
+        store = FeatureStore("disk", KEPT, cache_home() / "tokens")
+        known = store.find(key)
+        if known is not None:
+            return known
+        tokens = self._packed(self._parts[name], wrapped)
+        return store.keep(key, len(tokens), iter([tokens])) if len(tokens) else tokens
 
     def _packed(self, documents: Sequence[str], wrapped: bool) -> Tensor:
         """A token between documents; with `wrapped` each sequence of max_length has its own beginning and end."""

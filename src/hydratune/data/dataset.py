@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from hydratune.randomness import derive_seed
 from hydratune.types import Batch, Body, Features, Shown, Spec, Task
 
 SPLITS = ("train", "val", "test")
+P = TypeVar("P")
 
 
 class Dataset(ABC):
@@ -70,6 +71,17 @@ def carve(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         count = max(round(share * len(members)), 1) if len(members) > 1 else 0
         carved[members[:count]] = True
     return (~carved).nonzero().flatten(), carved.nonzero().flatten()
+
+
+def completed(
+    parts: Mapping[str, P], val_share: float, test_share: float, divided: Callable[[P, float, str], tuple[P, P]]
+) -> dict[str, P]:
+    """Every split; what the source has not is divided off train: (train, share, split) -> (what is left, the split)."""
+    result = dict(parts)
+    for name, share in (("test", test_share), ("val", val_share)):
+        if name not in result:
+            result["train"], result[name] = divided(result["train"], share, name)
+    return result
 
 
 def check_share(key: str, share: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.augment import Augment
-from hydratune.data.dataset import carve, check_share
+from hydratune.data.dataset import carve, check_share, completed
 from hydratune.data.image_dataset import ImageDataset, checked, pixel_statistics
 from hydratune.data.image_stream import MemorySplit, Split
 from hydratune.record.features import cache_home
@@ -103,6 +103,9 @@ def _within(folder: Path) -> Path:
     return entries[0] if len(entries) == 1 and any(e.is_dir() for e in entries[0].iterdir()) else folder
 
 
+Files = tuple[list[Path], Tensor]  # and their labels
+
+
 class FileImages(ImageDataset):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
@@ -151,14 +154,14 @@ class FileImages(ImageDataset):
             parts = dict(self._indexed[0])
             if self.skip_broken:
                 parts = self._whole(parts)
-            for name, share in (("test", self.test_share), ("val", self.val_share)):
-                if name not in parts:
-                    paths, labels = parts["train"]
-                    kept, carved = carve(labels, share, self.split_seed + (name == "test"))
-                    parts[name] = ([paths[i] for i in carved.tolist()], labels[carved])
-                    parts["train"] = ([paths[i] for i in kept.tolist()], labels[kept])
-            self._found = parts
+            self._found = completed(parts, self.val_share, self.test_share, self._divided)
         return self._found
+
+    def _divided(self, train: Files, share: float, name: str) -> tuple[Files, Files]:
+        paths, labels = train
+        both = carve(labels, share, self.split_seed + (name == "test"))
+        left, own = (([paths[i] for i in ids.tolist()], labels[ids]) for ids in both)
+        return left, own
 
     def _whole(self, parts: dict[str, tuple[list[Path], Tensor]]) -> dict[str, tuple[list[Path], Tensor]]:
         """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
@@ -179,6 +182,11 @@ class FileImages(ImageDataset):
         return result
 
     def spec(self) -> DataSpec:
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> DataSpec:
+        """Once: pixels may have to be measured for it."""
         names = self._indexed[1]
         mean, std = self.mean, self.std
         if mean is None or std is None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydratune.data.labelled_text import LabelledTexts
+from hydratune.data.text_dataset import ALIASES
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
-
-ALIASES = {"train": ("train",), "val": ("validation", "val", "dev"), "test": ("test",)}
 
 
 class HubTexts(LabelledTexts):

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from hydratune.data.dataset import SPLITS, carve, check_share
-from hydratune.data.text_dataset import TextDataset, digest_of, parts_of, read_text
+from hydratune.data.dataset import SPLITS, carve, completed
+from hydratune.data.text_dataset import TextDataset, parts_of, read_text
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
@@ -30,10 +30,8 @@ class Labelled(TextDataset):
         val_share: float, test_share: float, split_seed: int, inherited: str | None,
     ) -> None:  # fmt: skip
         """classes: names in the order of their numbers; null: those of train in alphabetical order."""
-        super().__init__(task, tokenizer, max_length, bucket, inherited)
-        check_share("val_share", val_share)
-        check_share("test_share", test_share)
-        self.classes, self.val_share, self.test_share, self.split_seed = classes, val_share, test_share, split_seed
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
+        self.classes = classes
 
     @abstractmethod
     def rows(self) -> dict[str, list[Any]]:
@@ -48,16 +46,14 @@ class Labelled(TextDataset):
     @cached_property
     def parts(self) -> dict[str, list[Any]]:
         """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
-        parts = dict(self.rows())
-        for name, share in (("test", self.test_share), ("val", self.val_share)):
-            if name not in parts:
-                rows = parts["train"]
-                firsts = [self.labels_of(row)[0] for row in rows]
-                known = {label: i for i, label in enumerate(sorted(set(firsts)))}
-                labels = torch.tensor([known[label] for label in firsts])
-                kept, carved = carve(labels, share, self.split_seed + (name == "test"))
-                parts["train"], parts[name] = [rows[i] for i in kept.tolist()], [rows[i] for i in carved.tolist()]
-        return parts
+        return completed(self.rows(), self.val_share, self.test_share, self._divided)
+
+    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+        firsts = [self.labels_of(row)[0] for row in rows]
+        known = {label: i for i, label in enumerate(sorted(set(firsts)))}
+        both = carve(torch.tensor([known[label] for label in firsts]), share, self.split_seed + (name == "test"))
+        left, own = ([rows[i] for i in ids.tolist()] for ids in both)
+        return left, own
 
     def class_names(self) -> Sequence[str]:
         return list(self.numbers)
@@ -82,13 +78,9 @@ class Labelled(TextDataset):
     def texts(self) -> Iterable[str]:
         return [self.text_of(row) for row in self.parts["train"]]
 
-    @cached_property
-    def _digest(self) -> str:
+    def contents(self) -> Iterable[str]:
         rows = ((name, self.text_of(row), " ".join(self.labels_of(row))) for name in SPLITS for row in self.parts[name])
-        return digest_of(word for row in rows for word in row)
-
-    def digest(self) -> str:
-        return self._digest
+        return (word for row in rows for word in row)
 
 
 class LabelledTexts(Labelled):

@@ -6,7 +6,7 @@ generator decide everything, so every machine gets the same sentences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,11 +77,10 @@ class GeneratedSentiment(LabelledTexts):
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:
-        return {name: self._made(name, count) for name, count in self.sizes.items()}
+        def made(dice: Dice, number: int) -> tuple[str, str]:
+            return self._sentence(dice, good := bool(number % 2)), "positive" if good else "negative"
 
-    def _made(self, name: str, count: int) -> list[tuple[str, str]]:
-        dice = Dice("sentiment", self.split_seed, name)
-        return [(self._sentence(dice, good := bool(i % 2)), "positive" if good else "negative") for i in range(count)]
+        return _rows("sentiment", self.split_seed, self.sizes, made)
 
     def _sentence(self, dice: Dice, good: bool) -> str:
         denied = bool(dice.below(2))
@@ -107,11 +106,7 @@ class GeneratedEntities(TaggedSentences):
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:
-        return {name: self._made(name, count) for name, count in self.sizes.items()}
-
-    def _made(self, name: str, count: int) -> list[tuple[list[str], list[str]]]:
-        dice = Dice("entities", self.split_seed, name)
-        return [self._sentence(dice) for _ in range(count)]
+        return _rows("entities", self.split_seed, self.sizes, lambda dice, _: self._sentence(dice))
 
     def _sentence(self, dice: Dice) -> tuple[list[str], list[str]]:
         words: list[str] = []
@@ -133,6 +128,12 @@ class GeneratedEntities(TaggedSentences):
                 dice.one(COMPANIES)
             ]
         return "", [dice.one(THINGS) if slot == "{t}" else dice.one(PRAISE + BLAME) if slot == "{a}" else slot]
+
+
+def _rows(what: str, seed: int, sizes: Mapping[str, int], made: Callable[[Dice, int], Any]) -> dict[str, list[Any]]:
+    """made: draws the sample of a number; each split has dice of its own."""
+    throws = {name: Dice(what, seed, name) for name in sizes}
+    return {name: [made(throws[name], i) for i in range(count)] for name, count in sizes.items()}
 
 
 def _checked(**sizes: int) -> dict[str, int]:

@@ -82,7 +82,7 @@ class Stream(ABC):
 
     def labelled(self, inputs: Features, ids: Tensor) -> Batch:
         """What a table holds of these samples, as a batch."""
-        return Batch(inputs, self.targets(ids), ids)
+        return Batch(inputs, self.targets(ids), ids.to(self.device))
 
     def row_lengths(self) -> Tensor | None:
         """[views * N] elements of each row of a table, where samples are of several lengths."""

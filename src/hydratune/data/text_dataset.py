@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydratune.data.dataset import Dataset
+from hydratune.data.dataset import Dataset, check_share
 from hydratune.data.padding import starts_of
 from hydratune.data.text_stream import TextSplit, TextStream, as_cell
 from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
@@ -23,7 +23,7 @@ ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation",
 
 
 class TextDataset(Dataset):
-    """Base of the sets of text: a subclass says `texts()`, `encoded(split)`, `digest()` and its class names.
+    """Base of the sets of text: a subclass says `texts()`, `encoded(split)`, `contents()` and its class names.
 
     max_length: tokens of a sequence at most, special ones included. bucket: see TextStream.
     """
@@ -31,14 +31,21 @@ class TextDataset(Dataset):
     task: Any
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, inherited: str | None
-    ) -> None:
-        """inherited: directory of the tokenizer that the weights of init_from were trained with."""
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, val_share: float, test_share: float,
+        split_seed: int, inherited: str | None,
+    ) -> None:  # fmt: skip
+        """val_share, test_share: what is taken from train where the source has no such part.
+
+        inherited: directory of the tokenizer that the weights of init_from were trained with.
+        """
         super().__init__(task)
         if max_length < 4:
             raise ValueError(f"dataset.max_length={max_length}: at least 4")
         if bucket < 1:
             raise ValueError(f"dataset.bucket={bucket}: at least 1, which is a plain shuffle")
+        check_share("val_share", val_share)
+        check_share("test_share", test_share)
+        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
         self.recipe, self.max_length, self.bucket, self.inherited = tokenizer, max_length, bucket, inherited
 
     @abstractmethod
@@ -50,8 +57,16 @@ class TextDataset(Dataset):
         """The samples of "train", "val" or "test"."""
 
     @abstractmethod
+    def contents(self) -> Iterable[str]:
+        """All that the splits are made of, in words."""
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of(self.contents())
+
     def digest(self) -> str:
         """Of the contents."""
+        return self._digest
 
     def class_names(self) -> Sequence[str]:
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,9 +39,12 @@ class Noise:
     """Uniform numbers that are a function of (seed, epoch, sample, position), whatever else is in the batch."""
 
     def __init__(self, seed: int, epoch: int, ids: Tensor, width: int) -> None:
-        self._key = (seed, epoch)
-        at = torch.arange(width, device=ids.device)
-        self._counter = (ids.unsqueeze(1) << 20) + at  # [B, T]
+        self._key, self._ids, self._width = (seed, epoch), ids, width
+
+    @cached_property
+    def _counter(self) -> Tensor:
+        """[B, T]; made where a task asks for noise at all."""
+        return (self._ids.unsqueeze(1) << 20) + torch.arange(self._width, device=self._ids.device)
 
     def uniform(self, name: str) -> Tensor:
         """[B, T] in [0, 1), others for every name. SplitMix64's finalizer (Steele et al. 2014) of a counter."""
@@ -105,10 +109,11 @@ class TextStream(Stream):
         return self.split.lengths[self._by_length]
 
     def targets(self, ids: Tensor) -> Tensor:
-        return self._batch(ids, 0).targets
-
-    def labelled(self, inputs: Any, ids: Tensor) -> Batch:
-        return Batch(inputs, self.targets(ids), ids.to(self.device))
+        """A task that is not random asks for the labels as they are."""
+        assert not self.random
+        given = self._given(ids.to(self.device), width_of(self.split.lengths[ids]))
+        assert given is not None
+        return given
 
     def texts(self, ids: Sequence[int]) -> list[str]:
         """As they were tokenized, special tokens left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,14 +22,18 @@ class Table:
     values: Tensor
     lengths: Tensor | None = None
 
+    @cached_property
+    def _starts(self) -> Tensor:
+        assert self.lengths is not None
+        return starts_of(self.lengths)
+
     def read(self, at: Tensor, device: torch.device) -> Features:
         """Of these rows [B], on the device."""
         at = at.to(self.values.device)
         if self.lengths is None:
             return self.values[at].to(device)
-        lengths = self.lengths.to(at.device)
-        own = lengths[at]
-        values = side_by_side(self.values, starts_of(lengths)[at], own, width_of(own))
+        own = self.lengths[at]
+        values = side_by_side(self.values, self._starts[at], own, width_of(own))
         return Padded(*(t.to(device) for t in (values, own, own.new_empty(len(at), 0))))
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from hydratune.data.padding import rounded
+from hydratune.data.tokenizer import library
 from hydratune.models import text_groups
 from hydratune.types import Body, TextSpec
 
@@ -44,7 +46,7 @@ def huggingface(
     those of `name` are loaded. Raises ValueError for a family that is not known, for weights that are not safetensors,
     and where the tokenizer has tokens that the model does not know.
     """
-    transformers = _library()
+    transformers = library()
     if (name is None) == (config is None):
         raise ValueError("model: either name (of the hub, or a directory) or config, and not both")
     chosen = _read(transformers, name) if name is not None else config
@@ -73,15 +75,6 @@ def huggingface(
     return Body(source, groups, head_name="", head=head, weights=loader, export=export)
 
 
-def _library() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError("model: Hugging Face's models need the text extra: pip install 'hydratune[text]'") from None
-    transformers.logging.set_verbosity_error()
-    return transformers
-
-
 def _read(transformers: Any, name: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -101,12 +94,12 @@ def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:
             f"model.name={name}: knows {config.vocab_size} tokens, but the tokenizer has {text.vocab_size}; "
             "dataset.tokenizer.name should be the model's own"
         )
-    positions: int = getattr(config, "max_position_embeddings", None) or text.widest
+    positions: int = getattr(config, "max_position_embeddings", None) or rounded(text.max_length)
     # RoBERTa's positions begin behind the padding token's number
     room = positions - config.pad_token_id - 1 if config.model_type in text_groups.OFFSET else positions
-    if own and room < text.widest:
-        config.max_position_embeddings = text.widest + positions - room
-    elif room < text.widest:
+    if own and room < rounded(text.max_length):
+        config.max_position_embeddings = rounded(text.max_length) + positions - room
+    elif room < rounded(text.max_length):
         raise ValueError(f"dataset.max_length={text.max_length}: {name} has positions for {room // 16 * 16} tokens")
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < text.max_length:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydratune.data.padding import inside
 from hydratune.types import Padded
 
 Groups = list[tuple[str, nn.Module]]
@@ -47,15 +48,15 @@ DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 # ---- groups
 
 
-class Embedded(nn.Module):
-    """Padded token numbers [B, T] -> features [B, T, D]"""
+class OnValues(nn.Module):
+    """A layer that takes the values alone: embeddings of padded tokens, a decoder's last norm."""
 
-    def __init__(self, embeddings: nn.Module) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.embeddings = embeddings
+        self.layer = layer
 
-    def forward(self, tokens: Padded) -> Padded:
-        return tokens._replace(values=self.embeddings(tokens.values))
+    def forward(self, features: Padded) -> Padded:
+        return features._replace(values=self.layer(features.values))
 
 
 class EncoderBlock(nn.Module):
@@ -66,9 +67,8 @@ class EncoderBlock(nn.Module):
         self.block = block
 
     def forward(self, features: Padded) -> Padded:
-        width = features.values.shape[1]
-        inside = torch.arange(width, device=features.lengths.device) < features.lengths.unsqueeze(1)
-        output = self.block(features.values, inside[:, None, None, :])
+        there = inside(features.lengths, features.values.shape[1])
+        output = self.block(features.values, there[:, None, None, :])
         return features._replace(values=output[0] if isinstance(output, tuple) else output)
 
 
@@ -101,17 +101,6 @@ class GPT2Embeddings(nn.Module):
         return self.drop(self.wte(tokens) + self.wpe(positions))
 
 
-class Normed(nn.Module):
-    """The last norm of a decoder."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, features: Padded) -> Padded:
-        return features._replace(values=self.norm(features.values))
-
-
 class FirstToken(nn.Module):
     """Padded [B, T, D] -> [B, D], what an encoder says of the whole."""
 
@@ -142,10 +131,12 @@ class AtTokens(nn.Module):
         self.head = head
 
     def forward(self, features: Padded) -> Tensor:
-        values, asked = features.values, features.asked
-        if asked.shape[1]:
-            values = values.gather(1, asked.unsqueeze(2).expand(-1, -1, values.shape[2]))
-        return self.head(values)
+        return self.head(_asked_for(features.values, features.asked))
+
+
+def _asked_for(values: Tensor, asked: Tensor) -> Tensor:
+    """[B, T, D] at the positions [B, M]; all of it where there are none."""
+    return values.gather(1, asked.unsqueeze(2).expand(-1, -1, values.shape[2])) if asked.shape[1] else values
 
 
 class BertPooled(nn.Module):
@@ -178,9 +169,8 @@ class Whole(nn.Module):
         self.model = model
 
     def forward(self, tokens: Padded) -> Padded:
-        width = tokens.values.shape[1]
-        inside = torch.arange(width, device=tokens.lengths.device) < tokens.lengths.unsqueeze(1)
-        output = self.model(input_ids=tokens.values, attention_mask=inside.long())
+        there = inside(tokens.lengths, tokens.values.shape[1])
+        output = self.model(input_ids=tokens.values, attention_mask=there.long())
         return tokens._replace(values=output[0])
 
 
@@ -205,14 +195,12 @@ class Rest(nn.Module):
         self.question, self.prefix, self.pad = question, source.base_model_prefix, source.config.pad_token_id or 0
 
     def forward(self, features: Padded) -> Tensor:
-        width = features.values.shape[1]
-        inside = torch.arange(width, device=features.lengths.device) < features.lengths.unsqueeze(1)
-        tokens = torch.where(inside, self.pad + 1, self.pad)  # where a text ends is seen by them
+        there = inside(features.lengths, features.values.shape[1])
+        tokens = torch.where(there, self.pad + 1, self.pad)  # where a text ends is seen by them
         self.rest._modules[self.prefix].hidden = features.values
-        outputs = self.rest(input_ids=tokens, attention_mask=inside.long()).logits
+        outputs = self.rest(input_ids=tokens, attention_mask=there.long()).logits
         self.rest._modules[self.prefix].hidden = None
-        asked = features.asked
-        return outputs.gather(1, asked.unsqueeze(2).expand(-1, -1, outputs.shape[2])) if asked.shape[1] else outputs
+        return outputs if self.question == "sequence" else _asked_for(outputs, features.asked)
 
 
 # ---- families
@@ -235,7 +223,7 @@ def _any(source: Any, question: str) -> tuple[Groups, nn.Module]:
 
 def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     model = getattr(source, source.base_model_prefix)
-    groups: Groups = [("embeddings", Embedded(model.embeddings))]
+    groups: Groups = [("embeddings", OnValues(model.embeddings))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
     if question == "sequence":
         groups.append(("pool", FirstToken()))
@@ -248,7 +236,7 @@ def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
 
 def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     model = source.distilbert
-    groups: Groups = [("embeddings", Embedded(model.embeddings))]
+    groups: Groups = [("embeddings", OnValues(model.embeddings))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.transformer.layer)]
     if question == "sequence":
         groups.append(("pool", FirstToken()))
@@ -261,14 +249,14 @@ def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
 
 def _gpt2(source: Any, question: str) -> tuple[Groups, nn.Module]:
     model = source.transformer
-    groups: Groups = [("embeddings", Embedded(GPT2Embeddings(model)))]
+    groups: Groups = [("embeddings", OnValues(GPT2Embeddings(model)))]
     groups += [(f"block{i}", DecoderBlock(block)) for i, block in enumerate(model.h)]
     return _decoder(groups, model.ln_f, source, question)
 
 
 def _llama(source: Any, question: str) -> tuple[Groups, nn.Module]:
     model = source.model
-    groups: Groups = [("embeddings", Embedded(model.embed_tokens))]
+    groups: Groups = [("embeddings", OnValues(model.embed_tokens))]
     groups += [(f"block{i}", DecoderBlock(block, model.rotary_emb)) for i, block in enumerate(model.layers)]
     return _decoder(groups, model.norm, source, question)
 
@@ -276,7 +264,7 @@ def _llama(source: Any, question: str) -> tuple[Groups, nn.Module]:
 def _decoder(groups: Groups, norm: nn.Module, source: Any, question: str) -> tuple[Groups, nn.Module]:
     if question == "sequence":
         return [*groups, ("pool", LastToken(norm))], source.score
-    groups = [*groups, ("norm", Normed(norm))]
+    groups = [*groups, ("norm", OnValues(norm))]
     if question == "token":
         last = source.classifier if source.config.model_type == "gpt2" else source.score
         return groups, AtTokens(nn.Sequential(source.dropout, last))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydratune.data.padding import inside
 from hydratune.data.stream import Stream
 from hydratune.randomness import derive_seed
 from hydratune.record.progress import markdown_table
@@ -55,7 +56,7 @@ class MaskedLanguage(Language):
         if "mask" not in spec.special:
             raise ValueError("dataset.tokenizer: has no mask token; kind=wordpiece has one")
         width = values.shape[1]
-        eligible = torch.arange(width, device=values.device) < lengths.unsqueeze(1)
+        eligible = inside(lengths, width)
         for number in spec.special.values():
             eligible &= values != number
         # An upper bound that is known without asking the device; a sequence of special tokens alone is asked nothing

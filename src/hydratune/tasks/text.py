@@ -32,23 +32,14 @@ class SequenceClassification(Classification):
         return values, values.new_empty(len(values), 0), labels
 
 
-class TokenClassification:
-    """Which of K tags each word has, such as B-PER and I-PER. F1 of whole entities selects, as seqeval defines it."""
+class TokenClassification(SequenceClassification):
+    """Which of K tags each word has, such as B-PER and I-PER. F1 of whole entities selects, as seqeval defines it.
+
+    targets: [B, T], -100 at tokens that begin no word.
+    """
 
     monitor = "f1"
     question = "token"
-    random = False
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
-        self.label_smoothing = label_smoothing
-
-    def pose(
-        self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """targets: [B, T], -100 at tokens that begin no word."""
-        return values, values.new_empty(len(values), 0), labels
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         raise ValueError("model: has no head for tokens; model=hf or one of the bert and gpt models has")
@@ -57,11 +48,8 @@ class TokenClassification:
         """outputs: [B, T, K] logits"""
         return token_loss(outputs, batch.targets, self.label_smoothing)
 
-    def metrics(self, spec: TextSpec, device: torch.device) -> TokenMetrics:
+    def metrics(self, spec: TextSpec, device: torch.device) -> TokenMetrics:  # type: ignore[override]
         return TokenMetrics(spec, device)
-
-    def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
-        return {}
 
 
 def token_loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Loss:
