@@ -80,7 +80,8 @@ def finish(
         metrics |= {f"test_{k}": v for k, v in tested.items()}
     exported(run, trial.network, body, dataset)
     # All that the end tells is told at once: a run that is stopped before begins its end again.
-    run.show({f"val/{tag}": what for tag, what in seen.show(val_stream).items()}, step)
+    shown = seen.show(val_stream).items()
+    run.show({f"val_{tag}" if isinstance(what, Mapping) else f"val/{tag}": what for tag, what in shown}, step)
     run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
     run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     run.update(

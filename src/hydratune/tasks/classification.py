@@ -124,11 +124,13 @@ class ClassificationMetrics:
             "per_class": markdown_table(("class", "accuracy"), rows),
             "confusion": pictures.confusion(self.confusion, names),
         }
-        if len(shares) <= 30:
-            shown["class"] = shares
         if self.worst:
             captions = [f"{names[true][:22]}\ntaken for {names[said][:22]}" for _, _, true, said in self.worst]
             shown["worst_mistakes"] = stream.shown([row[1] for row in self.worst], captions)
+        # Numbers last: pictures push what was written before them to the disk, and a run killed at its end tells that
+        # end again.
+        if len(shares) <= 30:
+            shown["class"] = shares
         return shown
 
     def per_class(self) -> dict[str, float]:
