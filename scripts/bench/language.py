@@ -30,6 +30,7 @@ from hydratune.runtime import cpu_name
 SEEDS = (1, 2, 3)
 RATES = ("3e-4", "1e-3")
 COMMON = ["optimizer=adamw", "schedule=cosine_warmup", "freeze=none"]
+NO_DROPOUT = [f"model.config.{key}_pdrop=0.0" for key in ("resid", "embd", "attn")]
 TASKS = {"sst2": ("sentiment, SST-2", "accuracy", 5), "conll2003": ("entities, CoNLL 2003", "f1", 8)}
 
 
@@ -111,7 +112,7 @@ def main() -> None:
         record = run(
             out, f"gpt_{name}", "stage=pretrain", "model=gpt_tiny", "dataset=causal_files", f"dataset.path={path}",
             f"dataset.documents={documents}", f"dataset.tokenizer.vocab_size={vocabulary}", *COMMON, "batch_size=32",
-            f"epochs={epochs}", "optimizer.lr=2e-3", "test=true", *short,
+            f"epochs={epochs}", "optimizer.lr=2e-3", "test=true", *NO_DROPOUT, *short,
         )  # fmt: skip
         content = held_out(out, [path, documents])
         compressed = 8 * len(bz2.compress(content, 9)) / len(content)

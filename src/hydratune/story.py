@@ -79,12 +79,15 @@ def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float]
         label_of = run.record["lineage"]["run"] + ("" if own == monitor else f" ({own})")
         rows.insert(0, ["pretrain", label_of, *shown(parent, own), "", ""])
     screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
+    beside = [k.removeprefix("val_") for k in metrics if k.startswith("val_") and k != f"val_{monitor}"]
+    screen.table("beside it", ("metric", "val", "test"), [[k, *shown(metrics, k)] for k in beside])
     screen.line(f"run directory:  {shown_path(job.directory)}")
     screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(job.config['outputs']))}")
 
 
 def shown(metrics: Mapping[str, float], monitor: str) -> list[str]:
-    return [f"{metrics[k]:.4f}" if k in metrics else "-" for k in (f"val_{monitor}", f"test_{monitor}")]
+    both = [metrics.get(k) for k in (f"val_{monitor}", f"test_{monitor}")]
+    return ["-" if v is None else f"{v:.4f}" if abs(v) < 100 else f"{v:,.1f}" for v in both]
 
 
 def hparams(job: Job) -> dict[str, Any]:

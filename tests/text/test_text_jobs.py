@@ -18,6 +18,7 @@ NET = [
     "model.config.num_attention_heads=2", "model.config.intermediate_size=64",
 ]  # fmt: skip
 GPT = ["model=gpt_tiny", "model.config.n_embd=32", "model.config.n_layer=2", "model.config.n_head=2"]
+PLAIN = ["model.config.resid_pdrop=0.0", "model.config.embd_pdrop=0.0", "model.config.attn_pdrop=0.0"]  # GPT's dropout
 SMALL = ["batch_size=16", "runtime.precision=fp32", "optimizer=adamw", "optimizer.lr=3e-3", "epochs=null", "steps=12"]
 SIZES = ["dataset.train=200", "dataset.val=60", "dataset.test=60"]
 PRE = ["pretrain.steps=4", "pretrain.batch_size=16", "dataset@pretrain.dataset=python_docs",
@@ -195,7 +196,8 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     for wanted in ("freeze=last_groups,optimizer.lr=0.001", "freeze=lora,optimizer.lr=0.003"):
         name = next(n for n in records if n.startswith(wanted))
         alone = hydratune(*base, *wanted.split(","), "name=alone_" + str(len(name)), f"hydra.run.dir=alone/{len(name)}",
-                          "test=false", cwd=tmp_path, timeout=120)  # fmt: skip
+                          f"runtime.threads={records[name]['runtime']['threads']}", "test=false", cwd=tmp_path,
+                          timeout=120)  # fmt: skip
         assert alone.returncode == 0, alone.stdout + alone.stderr
         one, other = (
             checkpoint.load(next(d.glob("checkpoints/step-00000008"))).model
@@ -212,7 +214,7 @@ def test_two_processes_train_what_one_does(data: str, tmp_path: Path) -> None:
 
     net = GPT if data.startswith("causal") else [*NET, "dataset.train=203", "dataset.val=61", "dataset.test=61"]
     plain = ["model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0"]
-    options = ["stage=pretrain", *net, f"dataset={data}", *SMALL, *(plain if net is not GPT else []),
+    options = ["stage=pretrain", *net, f"dataset={data}", *SMALL, *(PLAIN if net is GPT else plain),
                "dataset.tokenizer.vocab_size=500", "hydra.run.dir=run", "runtime.threads=1"]  # fmt: skip
     found = []
     for world in (1, 2):

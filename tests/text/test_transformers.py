@@ -47,6 +47,15 @@ def test_groups_compute_what_the_library_computes(name: str, question: str) -> N
     assert network.parameters().keys() == dict(source.named_parameters()).keys()
 
 
+@pytest.mark.parametrize(("name", "question"), PAIRS)
+def test_the_last_group_below_the_head_is_a_block(name: str, question: str) -> None:
+    """With what follows the blocks, a norm or pooling: freeze=last_groups would else train next to nothing."""
+    _, network = network_of(name, question)
+    sizes = [sum(p.numel() for p in group.module.parameters()) for group in network.groups]
+    assert [g.name for g in network.groups[1:-1]] == [f"block{i}" for i in range(len(sizes) - 2)]
+    assert sizes[-2] >= sizes[1]
+
+
 @pytest.mark.parametrize(("name", "question"), [("bert", "masked"), ("bert", "token"), ("gpt2", "causal")])
 def test_gradients_are_the_library_s(name: str, question: str) -> None:
     body, network = network_of(name, question)

@@ -1,4 +1,4 @@
-"""How the families of transformers are cut: embeddings, each block, what gathers their outputs, and the head.
+"""How the families of transformers are cut: embeddings, each block, and the head; the last block gathers the outputs.
 
 Between the groups travel `Padded` features: values [B, T, D], lengths [B], from which each block makes its mask, and
 the positions that the head is asked for. Decoders need no mask: what is filled up lies on the right, where none looks.
@@ -206,6 +206,12 @@ class Rest(nn.Module):
 # ---- families
 
 
+def _ending(groups: Groups, layer: nn.Module) -> Groups:
+    """With what follows the blocks in the last one's group: the last group is a block to whoever fine-tunes it."""
+    name, last = groups[-1]
+    return [*groups[:-1], (name, nn.Sequential(last, layer))]
+
+
 def _any(source: Any, question: str) -> tuple[Groups, nn.Module]:
     kind, model = source.config.model_type, getattr(source, source.base_model_prefix, None)
     groups: Groups = [("body", Whole(model))] if model is not None else []
@@ -226,7 +232,7 @@ def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     groups: Groups = [("embeddings", OnValues(model.embeddings))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
     if question == "sequence":
-        groups.append(("pool", FirstToken()))
+        groups = _ending(groups, FirstToken())
         plain = source.config.model_type == "bert"
         return groups, BertPooled(source) if plain else RobertaPooled(source.classifier)
     if question == "token":
@@ -239,7 +245,7 @@ def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     groups: Groups = [("embeddings", OnValues(model.embeddings))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.transformer.layer)]
     if question == "sequence":
-        groups.append(("pool", FirstToken()))
+        groups = _ending(groups, FirstToken())
         return groups, nn.Sequential(source.pre_classifier, nn.ReLU(), source.dropout, source.classifier)
     if question == "token":
         return groups, AtTokens(nn.Sequential(source.dropout, source.classifier))
@@ -263,8 +269,8 @@ def _llama(source: Any, question: str) -> tuple[Groups, nn.Module]:
 
 def _decoder(groups: Groups, norm: nn.Module, source: Any, question: str) -> tuple[Groups, nn.Module]:
     if question == "sequence":
-        return [*groups, ("pool", LastToken(norm))], source.score
-    groups = [*groups, ("norm", OnValues(norm))]
+        return _ending(groups, LastToken(norm)), source.score
+    groups = _ending(groups, OnValues(norm))
     if question == "token":
         last = source.classifier if source.config.model_type == "gpt2" else source.score
         return groups, AtTokens(nn.Sequential(source.dropout, last))

@@ -171,8 +171,9 @@ class _ClassToken(nn.Module):
 
 
 def _vision_transformer(m: Any) -> Groups:
-    blocks = [(f"block{i}", block) for i, block in enumerate(m.encoder.layers)]
-    return [("embedding", _Embedding(m)), *blocks, ("norm", _ClassToken(m.encoder.ln))]
+    blocks: Groups = [(f"block{i}", block) for i, block in enumerate(m.encoder.layers)]
+    name, last = blocks[-1]
+    return [("embedding", _Embedding(m)), *blocks[:-1], (name, nn.Sequential(last, _ClassToken(m.encoder.ln)))]
 
 
 def _convnext(m: Any, small: bool) -> Groups:

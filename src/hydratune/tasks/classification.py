@@ -109,10 +109,11 @@ class ClassificationMetrics:
         top = values.topk(min(self.keep, len(values)))
         rows = zip(top.values.tolist(), *(t[top.indices].tolist() for t in (ids, targets, predicted)), strict=True)
         self.worst = [row for row in rows if row[0] >= 0]
+        top5 = {"top5": float(self._top5) / self._count} if len(matrix) > 5 else {}
         return {
             "loss": float(self._loss) / self._count,
             "accuracy": float(hits.sum()) / self._count,
-            "top5": float(self._top5) / self._count,
+            **top5,
             "macro_f1": float(f1.mean()),
             "mcc": _matthews(hits, true, said),
         }
