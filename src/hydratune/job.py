@@ -267,6 +267,9 @@ class Room:
         run.board.text("config", f"```yaml\n{job.text}\n```")
         if not run.silent and (said := self.dataset.keep(run.directory / "tokenizer")):
             screen.line(said)
+        for part, split in (("train", train_stream.split), ("val", self.val_split)):
+            if said := self.dataset.remark(split):
+                screen.line(f"{part}: {said}")
         story.show_load(screen, run, None if member.resumes else loaded)
         story.show_phases(screen, run, member.network, member.phases, costs, self.runtime, how)
         if snapshot is None:

@@ -191,7 +191,9 @@ def load_origin(
         report = load_into(own, head, tensors, origin.said, share)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
-    reasons = dict.fromkeys(other & origin.tensors.keys(), "made for other classes")
+    same = sorted(origin.classes or ()) == sorted(spec.class_names)
+    hint = f"the same classes in another order; dataset.classes=[{','.join(origin.classes or ())}] takes it"
+    reasons = dict.fromkeys(other & origin.tensors.keys(), f"made for {hint if same else 'other classes'}")
     return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
 
 

@@ -43,8 +43,15 @@ def inherited_tokenizer(job: Job) -> str | None:
         own = getattr(data, "tokenizer", None)
         return None if own is None else own.home
     path = found(wanted)
-    homes = (path / "tokenizer", path, path.parent.parent / "tokenizer", path.parent)
-    return next((str(home) for home in homes if (home / "tokenizer.json").is_file()), None)
+    run = path.parent.parent if (path / checkpoint.MANIFEST).is_file() else path.parent
+    homes = (path / "tokenizer", path, path.parent, run / "tokenizer")
+    home = next((home for home in homes if (home / "tokenizer.json").is_file()), None)
+    if home is None and path.exists() and job.config["dataset"]["tokenizer"].get("name") is None:
+        raise ValueError(
+            f"init_from={wanted}: no tokenizer lies beside these weights; dataset.tokenizer.name should be the one "
+            "that they were trained with (a directory, or a name of the hub)"
+        )
+    return None if home is None else str(home)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], 
         said, tensors = body.weights()
         file = Path(said)
         known = checkpoint.sha256(file) if file.is_file() else f"weights:{said}"
-        return Origin(f"model.weights: {said}", tensors, hash=known, lineage={"weights": said})
+        return Origin(f"model.weights: {said}", tensors, known, {"weights": said}, body.classes)
     if wanted is None:
         return Origin("nothing: random initialisation")
     if wanted == "auto":

@@ -76,7 +76,10 @@ def finish(
     seen.compute()
     tested: dict[str, float] = {}
     if config["test"] is True or (config["test"] == "auto" and not job.sweep):
-        tested = evaluate(trial.network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
+        split = dataset.split("test")
+        if said := dataset.remark(split):
+            screen.line(f"test: {said}")
+        tested = evaluate(trial.network, dataset.task, stream(split), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
     exported(run, trial.network, body, dataset)
     # All that the end tells is told at once: a run that is stopped before begins its end again.

@@ -115,6 +115,7 @@ class Body:
     head: nn.Module | None = None  # the source's own for the task's question; null: the task builds one
     in_channels: int | None = 3  # None: any
     weights: Callable[[], tuple[str, Mapping[str, Tensor]]] | None = None  # where pretrained tensors come from
+    classes: Sequence[str] | None = None  # what the head among these was made for, where that is known
     export: Callable[[Path, Mapping[str, Tensor]], None] | None = None  # into a directory, as its library reads it
 
 

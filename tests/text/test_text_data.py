@@ -62,7 +62,8 @@ def test_the_same_texts_train_the_same_tokenizer(kind: str, tmp_path: Path) -> N
     assert one.home != other.home
     assert one.digest == other.digest
     assert one.vocab_size == 258 if kind == "bytes" else one.vocab_size <= 300
-    one.save(tmp_path / "kept")
+    one.save(tmp_path / "kept", 64)
+    assert json.loads((tmp_path / "kept" / "tokenizer_config.json").read_text())["model_max_length"] == 64
     again = TokenizerRecipe().tokenizer(list, "", str(tmp_path / "kept"))
     assert again.digest == one.digest and again.special == one.special
 
@@ -80,8 +81,8 @@ def test_a_tokenizer_is_trained_once(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path, ["one two three"]).save(tmp_path / "one")
-    trained(tmp_path, ["one two three"], kind="bpe", vocab_size=270).save(tmp_path / "two")
+    trained(tmp_path, ["one two three"]).save(tmp_path / "one", 64)
+    trained(tmp_path, ["one two three"], kind="bpe", vocab_size=270).save(tmp_path / "two", 64)
     recipe = TokenizerRecipe(name=str(tmp_path / "one"))
     assert recipe.tokenizer(list, "", str(tmp_path / "one")).vocab_size
     with pytest.raises(ValueError, match=r"dataset.tokenizer.name=.*one: is not the tokenizer that the weights"):
@@ -94,9 +95,9 @@ def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -
 @settings(max_examples=50, deadline=None)
 def test_tokens_of_bytes_stand_for_their_bytes(text: str) -> None:
     own = _of_bytes()
-    tokens, lengths = own.encode([text], None, wrap=False)
+    tokens, lengths, cut = own.encode([text], None, wrap=False)
     size = sum(own.token_bytes[t] for t in tokens.tolist())
-    assert size == len(text.encode()) and int(lengths) == max(len(tokens), 1)
+    assert size == len(text.encode()) and int(lengths) == len(tokens) and not cut
     assert own.decode([t for t in tokens.tolist() if own.token_bytes[t]]) == text
 
 
@@ -108,8 +109,8 @@ def _of_bytes(found: list[Any] = []) -> Any:  # noqa: B006
 
 def test_long_texts_keep_their_ends_and_empty_ones_are_samples(tmp_path: Path) -> None:
     own = trained(tmp_path, ["one two three four five"])
-    tokens, lengths = own.encode(["one two three four five", "", "two"], 4)
-    assert lengths.tolist() == [4, 2, 3]
+    tokens, lengths, cut = own.encode(["one two three four five", "", "two"], 4)
+    assert lengths.tolist() == [4, 2, 3] and cut == 1
     assert tokens[0] == own.special["cls"] and tokens[3] == own.special["sep"]
 
 
@@ -304,7 +305,11 @@ def test_a_folder_with_parts_and_no_header(tmp_path: Path) -> None:
             {"classes": ["a", "b"]},
             "label 'c' .*dataset.classes does not have",
         ),
-        ("text,label\nhi,a\nho\n", {}, "dataset.label=label: .* line 3 has no such column"),
+        ("text,label\nhi,a\nho\n", {}, "rows.csv line 3 has 1 value for 2 columns; values that hold a comma need"),
+        ("text,label\nhi,a\nhello, world,b\n", {}, "rows.csv line 3 has 3 values for 2 columns"),
+        ("text,label\nhi,a\nho,\n", {}, "dataset.label=label: is empty in .*rows.csv line 3"),
+        ('text,label\n"hi,a\nho,b\n', {}, "rows.csv line 3: unexpected end of data"),
+        (b"\xff\xfeh\0i\0", {}, "rows.csv is not UTF-8: byte 0xff in line 1; iconv -f utf-16"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(content: str | bytes, more: Any, said: str, tmp_path: Path) -> None:
@@ -345,7 +350,7 @@ def test_columns_of_words(tmp_path: Path) -> None:
     assert data.parts["train"] == [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter", "Black"], ["B-PER", "I-PER"])]
     assert data.class_names() == ["B-ORG", "B-PER", "I-PER", "O"]
     (tmp_path / "train.txt").write_text("EU\n\n")
-    with pytest.raises(ValueError, match="train.txt line 1 has 1 columns"):
+    with pytest.raises(ValueError, match="train.txt line 1 has 1 column, not word=0 and tag=3"):
         ColumnFiles(TokenClassification(), TokenizerRecipe(), str(tmp_path), tag=3).class_names()
 
 
@@ -414,3 +419,99 @@ def test_no_word_tells_the_sentiment_and_no_name_the_entity() -> None:
                 kinds.setdefault(word, set()).add(tag[2:])
     several = [name for name, found in kinds.items() if len(found) > 1]
     assert len(several) > len(kinds) / 2
+
+
+# ---- words
+
+
+def test_words_of_bytes_keep_their_spaces() -> None:
+    """As transformers does with add_prefix_space, which its example for entities sets for such tokenizers."""
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    own = _of_bytes()
+    words = ["more", "text", "and", "'s", "a", "bit"]
+    tokens, lengths, begins = own.encode_words([words, ["text"]], 64)
+    assert own.decode(tokens.tolist()[: int(lengths[0])]) == " more text and 's a bit"
+    backend = type(own.fast.backend_tokenizer).from_str(own.fast.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)([words, ["text"]], is_split_into_words=True)
+    assert tokens.tolist() == [i for ids in theirs["input_ids"] for i in ids]
+    expected = []
+    for i in range(2):
+        ids = theirs.word_ids(i)
+        expected += [w if w != before else -1 for w, before in zip(ids, [None, *ids], strict=False)]
+    assert begins.tolist() == expected
+
+
+@given(st.lists(st.text("abcd'é.-", min_size=1, max_size=6), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_words_are_tokenized_as_transformers_does(words: list[str]) -> None:
+    own = _of_pieces()
+    tokens, lengths, begins = own.encode_words([words], 64)
+    theirs = own.fast(words, is_split_into_words=True)
+    assert tokens.tolist() == theirs["input_ids"] and int(lengths) == len(tokens)
+    ids = theirs.word_ids(0)
+    expected = [-1 if w is None or w == before else w for w, before in zip(ids, [None, *ids], strict=False)]
+    assert begins.tolist() == expected
+
+
+def _of_pieces(found: list[Any] = []) -> Any:  # noqa: B006
+    if not found:
+        found.append(trained(Path("pieces"), ["ab cd abc dab é a.b c-d ' "] * 3, vocab_size=120))
+    return found[0]
+
+
+def test_words_that_are_cut_off_are_told() -> None:
+    rows = [(["alpha"] * 40, ["O"] * 39 + ["B-X"]), (["beta", "\u200b"], ["B-X", "O"])] * 20
+    data = Tags(TokenClassification(), {"train": rows})
+    said = data.remark(data.split("train"))
+    assert "words lie beyond 16 tokens, or have none, and are not scored" in said
+
+
+# ---- where tokenizers come from
+
+
+@pytest.mark.parametrize("kind", ["RobertaTokenizerFast", "BertTokenizerFast", None])
+def test_a_model_s_directory_keeps_its_special_tokens(kind: str | None, tmp_path: Path) -> None:
+    """Published directories say little in tokenizer_config.json: the model's kind knows what is special."""
+    from tests.text.small import config
+
+    roberta = kind != "BertTokenizerFast"
+    source = _of_bytes() if roberta else _of_pieces()
+    source.fast.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    if roberta:
+        vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}
+        vocabulary |= {w: i + 5 for i, w in enumerate(w for w in content["model"]["vocab"] if not w.startswith("<|"))}
+        content["model"]["vocab"] = vocabulary
+        content["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    said = {"model_max_length": 512} | ({"tokenizer_class": kind} if kind else {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    config("roberta" if roberta else "bert").save_pretrained(tmp_path)
+    special = TokenizerRecipe(name=str(tmp_path)).tokenizer(list, "", None).special
+    assert {"pad", "cls", "sep", "mask", "unk"} <= special.keys()
+    if roberta:
+        assert special["pad"] == 1 and special["mask"] == 4
+
+
+def test_weights_without_their_tokenizer_are_refused(tmp_path: Path) -> None:
+    from hydratune.origin import inherited_tokenizer
+    from tests.conftest import make_job
+
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "model.safetensors"
+    file.write_bytes(b"")
+
+    def wanted(*more: str) -> str | None:
+        return inherited_tokenizer(
+            make_job([f"init_from={file}", "model=bert_tiny", "dataset=sentiment", *more], tmp_path)
+        )
+
+    with pytest.raises(ValueError, match="no tokenizer lies beside these weights; dataset.tokenizer.name should be"):
+        wanted()
+    assert wanted(f"dataset.tokenizer.name={tmp_path}") is None
+    (tmp_path / "mine" / "tokenizer").mkdir()
+    (tmp_path / "mine" / "tokenizer" / "tokenizer.json").write_text("{}")
+    assert wanted() == str(tmp_path / "mine" / "tokenizer")  # as of a run's merged.safetensors

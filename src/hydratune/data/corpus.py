@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hydratune.data.dataset import SPLITS, completed
-from hydratune.data.text_dataset import TextDataset, parts_of, read_text
+from hydratune.data.text_dataset import TextDataset
+from hydratune.data.text_files import lines_of, parts_of, read_text
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
@@ -21,6 +22,7 @@ from hydratune.record.features import FeatureStore, cache_home
 from hydratune.types import Task
 
 KEPT = 20 * 2**30  # bytes of token numbers that are kept, of all corpora
+PIECE = 2**22  # letters of a document that are tokenized at a time
 FEW = 20  # documents; with fewer, each of them gives its end to val and test
 
 
@@ -70,7 +72,9 @@ class Corpus(TextDataset):
             starts = torch.arange(0, count, self.max_length)
             lengths = (count - starts).clamp_max(self.max_length)
             return TextSplit(tokens, starts, lengths, tokens[1:], per_token=True)
-        starts = torch.arange(0, max(len(tokens), 1), self.max_length)
+        if not len(tokens):
+            raise ValueError(f"dataset: the {name} split has no text")
+        starts = torch.arange(0, len(tokens), self.max_length)
         return TextSplit(tokens, starts, (len(tokens) - starts).clamp_max(self.max_length))
 
     def _tokens(self, name: str) -> Tensor:
@@ -89,7 +93,11 @@ class Corpus(TextDataset):
     def _packed(self, documents: Sequence[str], wrapped: bool) -> Tensor:
         """A token between documents; with `wrapped` each sequence of max_length has its own beginning and end."""
         own = self.tokenizer
-        tokens, lengths = own.encode(documents, None, wrap=False)
+        pieces = [list(_pieces(document)) for document in documents if document.strip()]
+        tokens, sizes, _ = own.encode((piece for own in pieces for piece in own), None, wrap=False)
+        counts = torch.tensor([len(own) for own in pieces], dtype=torch.int64)
+        owner = torch.arange(len(pieces)).repeat_interleave(counts)
+        lengths = torch.zeros(len(pieces), dtype=torch.int64).index_add_(0, owner, sizes.long())
         between = own.special.get("sep" if wrapped else "eos")
         if between is not None:
             ends = lengths.cumsum(0) + torch.arange(len(lengths))
@@ -106,6 +114,17 @@ class Corpus(TextDataset):
             for t in tokens.split(inner)
         ]
         return torch.cat(rows) if rows else tokens
+
+
+def _pieces(document: str) -> Iterator[str]:
+    """A very long document, cut at ends of lines: the library keeps far more of a text than its tokens meanwhile."""
+    first = 0
+    while len(document) - first > PIECE:
+        end = document.find("\n", first + PIECE) + 1 or len(document)
+        yield document[first:end]
+        first = end
+    if first < len(document):
+        yield document[first:]
 
 
 class TextCorpus(Corpus):
@@ -125,7 +144,7 @@ class TextCorpus(Corpus):
     def documents(self) -> dict[str, list[str]]:
         parts = {k: list(map(read_text, v)) for k, v in parts_of(self.path, (".txt", ".md", ".rst", ".text")).items()}
         if self.kind == "line":
-            parts = {k: [line for text in v for line in text.splitlines() if line.strip()] for k, v in parts.items()}
+            parts = {k: [line for text in v for line in lines_of(text) if line.strip()] for k, v in parts.items()}
         return parts
 
 

@@ -49,6 +49,10 @@ class Dataset(ABC):
     def show_batch(self, batch: Batch) -> Mapping[str, Shown]:
         """By tag, what the network sees."""
 
+    def remark(self, split: Any) -> str:
+        """What whoever reads a split's numbers should know of it; mostly nothing."""
+        return ""
+
     def files(self) -> str:
         """A digest of what no name and no number in the configuration identifies; empty where there is none."""
         return ""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-from hydratune.data.labelled_text import LabelledTexts
-from hydratune.data.text_dataset import ALIASES
+from hydratune.data.labelled_text import LabelledTexts, Text, columns_of, one_or_pair
+from hydratune.data.text_files import cell, part_named
+from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
 
@@ -14,18 +17,30 @@ from hydratune.types import Task
 class HubTexts(LabelledTexts):
     """Texts with a label each: name=stanfordnlp/imdb, or a directory of tables. subset: a configuration of it, if any.
 
-    A test part without labels (-1), as of GLUE, is left alone, and one is carved out of train instead.
+    text=[premise,hypothesis]: pairs. A test part without labels (-1), as of GLUE, is left alone, and one is carved out
+    of train instead.
     """
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, name: str, subset: str | None = None, text: str = "text",
-        label: str = "label", classes: Sequence[str] | None = None, max_length: int = 128, bucket: int = 50,
-        val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0, inherited: str | None = None,
+        self, task: Task, tokenizer: TokenizerRecipe, name: str, subset: str | None = None,
+        text: str | Sequence[str] = "text", label: str = "label", classes: Sequence[str] | None = None,
+        max_length: int = 128, bucket: int = 50, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
+        inherited: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited)
         self.name, self.subset, self.text, self.label = name, subset, text, label
 
     def rows(self) -> dict[str, list[Any]]:
+        return self._found[0]
+
+    def encoded(self, name: str) -> TextSplit:
+        split, dropped = super().encoded(name), self._found[1].get(name, 0)
+        said = [f"{dropped:,} rows without a label are left out"] * bool(dropped)
+        return replace(split, told="; ".join([*said, *[split.told] * bool(split.told)]))
+
+    @cached_property
+    def _found(self) -> tuple[dict[str, list[Any]], dict[str, int]]:
+        """(rows, how many more of them have no label) of each part that has labels."""
         try:
             import datasets
         except ImportError:
@@ -36,22 +51,30 @@ class HubTexts(LabelledTexts):
         except Exception as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({said})") from None
-        result = {}
-        for part, names in ALIASES.items():
-            for own in (n for n in names if n in found):
-                rows = self._rows(found[own], own)
-                if rows:
-                    result[part] = rows
-        if "train" not in result:
+        rows: dict[str, list[Any]] = {}
+        dropped: dict[str, int] = {}
+        for own in found:
+            part = part_named(own)
+            labelled = self._rows(found[own], own) if part else []
+            if part and labelled:
+                rows.setdefault(part, []).extend(labelled)
+                dropped[part] = dropped.get(part, 0) + len(found[own]) - len(labelled)
+        if "train" not in rows:
             raise ValueError(f"dataset.name={self.name}: has no train part; parts: {', '.join(found)}")
-        return result
+        return rows, dropped
 
-    def _rows(self, table: Any, part: str) -> list[tuple[str, str]]:
-        for key, column in (("text", self.text), ("label", self.label)):
+    def _rows(self, table: Any, part: str) -> list[tuple[Text, str]]:
+        columns = [*(("text", name) for name in columns_of(self.text)), ("label", self.label)]
+        for key, column in columns:
             if column not in table.column_names:
                 known = ", ".join(table.column_names)
                 raise ValueError(f"dataset.{key}={column}: {self.name} has no such column in {part}; it has {known}")
         names = getattr(table.features[self.label], "names", None)
-        texts, labels = table[self.text], table[self.label]
-        pairs = zip(texts, labels, strict=True)
-        return [(str(t), names[c] if names else str(c)) for t, c in pairs if c is not None and not (names and c < 0)]
+        found = []
+        for number, (*texts, label) in enumerate(zip(*(table[column] for _, column in columns), strict=True)):
+            if label is None or (names and label < 0):
+                continue
+            where = f"row {number} of {part}"
+            own = [cell(text, f"{column} of {where}") for text, (_, column) in zip(texts, columns, strict=False)]
+            found.append((one_or_pair(own), names[label] if names else cell(label, f"{self.label} of {where}")))
+        return found

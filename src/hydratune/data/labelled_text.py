@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,12 +13,29 @@ from typing import Any
 import torch
 
 from hydratune.data.dataset import SPLITS, carve, completed
-from hydratune.data.text_dataset import TextDataset, parts_of, read_text
+from hydratune.data.text_dataset import TextDataset
+from hydratune.data.text_files import cell, lines_of, parts_of, read_text, table_rows
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
 
+Text = str | tuple[str, str]  # or a pair of them
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+
+
+COMMENT = re.compile(r"# .* = |# new(doc|par)\b")  # of CoNLL-U; "# O" is a word with its tag
+
+
+def columns_of(text: Any) -> list[Any]:
+    """The column of texts, or the two of pairs."""
+    columns = [text] if isinstance(text, (str, int)) else list(text)
+    if len(columns) not in (1, 2):
+        raise ValueError(f"dataset.text={columns}: one column, or two of pairs")
+    return columns
+
+
+def one_or_pair(texts: Sequence[str]) -> Text:
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 class Labelled(TextDataset):
@@ -29,7 +45,7 @@ class Labelled(TextDataset):
         self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, classes: Sequence[str] | None,
         val_share: float, test_share: float, split_seed: int, inherited: str | None,
     ) -> None:  # fmt: skip
-        """classes: names in the order of their numbers; null: those of train in alphabetical order."""
+        """classes: names in the order of their numbers; null: those of train in order."""
         super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
         self.classes = classes
 
@@ -62,7 +78,8 @@ class Labelled(TextDataset):
     def numbers(self) -> dict[str, int]:
         """Of the labels. Raises ValueError for one that train never has."""
         found = {label for row in self.parts["train"] for label in self.labels_of(row)}
-        names = {label: i for i, label in enumerate(self.classes or sorted(found))}
+        order = sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found)
+        names = {label: i for i, label in enumerate(self.classes or order)}
         if len(names) < 2:
             raise ValueError(f"dataset: train has the one label {', '.join(names)}; there is nothing to tell apart")
         for part in SPLITS:
@@ -84,12 +101,12 @@ class Labelled(TextDataset):
 
 
 class LabelledTexts(Labelled):
-    """Base of the sets of texts with a label each: rows of (text, label)."""
+    """Base of the sets of texts with a label each: rows of (text, label), or of ((text, text), label)."""
 
-    def text_of(self, row: tuple[str, str]) -> str:
-        return row[0]
+    def text_of(self, row: tuple[Text, str]) -> str:
+        return row[0] if isinstance(row[0], str) else "\n".join(row[0])
 
-    def labels_of(self, row: tuple[str, str]) -> Sequence[str]:
+    def labels_of(self, row: tuple[Text, str]) -> Sequence[str]:
         return row[1:]
 
     def encoded(self, name: str) -> TextSplit:
@@ -114,15 +131,16 @@ class TaggedSentences(Labelled):
 class TextTable(LabelledTexts):
     """CSV, TSV or JSON lines: a file, or a folder with train, val (or dev) and test.
 
-    text, label: names of the columns, or their numbers from 0; header: whether the first row has names. quote: what
-    stands around a value with a separator in it; auto: " in CSV and nothing in TSV.
+    text, label: names of the columns, or their numbers from 0; text=[premise,hypothesis]: pairs of texts. header:
+    whether the first row has names. quote: what stands around a value with a separator in it; auto: " in CSV and
+    nothing in TSV.
     """
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, path: str, text: str | int = "text", label: str | int = "label",
-        header: bool = True, quote: str | None = "auto", classes: Sequence[str] | None = None, max_length: int = 128,
-        bucket: int = 50, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
-        inherited: str | None = None,
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, text: str | int | Sequence[str | int] = "text",
+        label: str | int = "label", header: bool = True, quote: str | None = "auto",
+        classes: Sequence[str] | None = None, max_length: int = 128, bucket: int = 50, val_share: float = 0.1,
+        test_share: float = 0.1, split_seed: int = 0, inherited: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited)
         self.path, self.text, self.label = Path(path).expanduser(), text, label
@@ -131,47 +149,17 @@ class TextTable(LabelledTexts):
     def rows(self) -> dict[str, list[Any]]:
         return {part: [r for f in files for r in self._read(f)] for part, files in parts_of(self.path, TABLES).items()}
 
-    def _read(self, path: Path) -> Iterator[tuple[str, str]]:
-        content = read_text(path)
-        lines = _json_lines(path, content) if path.suffix.lower().startswith(".json") else self._cells(path, content)
-        for number, row in lines:
+    def _read(self, path: Path) -> Iterator[tuple[Text, str]]:
+        for where, row in table_rows(path, self.header, self.quote):
             values = []
-            for key, column in (("text", self.text), ("label", self.label)):
-                if column not in row or row[column] is None:
-                    raise ValueError(f"dataset.{key}={column}: {path} line {number} {_has(row, str(column))}")
-                values.append(str(row[column]))
-            yield values[0], values[1]
-
-    def _cells(self, path: Path, content: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
-        """(line, cells by the columns' names and numbers)"""
-        tabs = path.suffix.lower() != ".csv"
-        quote = ('"' if not tabs else None) if self.quote == "auto" else self.quote
-        how: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-        reader = csv.reader(content.splitlines(keepends=True), delimiter="\t" if tabs else ",", **how)
-        csv.field_size_limit(2**24)
-        names: list[str] = []
-        try:
-            for cells in reader:
-                if not cells:
-                    continue
-                if self.header and not names:
-                    names = [cell.strip() for cell in cells]
-                    continue
-                yield reader.line_num, {**dict(enumerate(cells)), **dict(zip(names, cells, strict=False))}
-        except csv.Error as error:
-            raise ValueError(f"dataset: {path} line {reader.line_num}: {error}") from None
-
-
-def _json_lines(path: Path, content: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"dataset: {path} line {number} is no JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"dataset: {path} line {number} is no JSON object")
-            yield number, row
+            for key, column in (*(("text", name) for name in columns_of(self.text)), ("label", self.label)):
+                if column not in row:
+                    raise ValueError(f"dataset.{key}={column}: {where} {_has(row, str(column))}")
+                values.append(cell(row[column], f"{column} of {where}"))
+            *texts, label = values
+            if not label.strip():
+                raise ValueError(f"dataset.label={self.label}: is empty in {where}")
+            yield one_or_pair(texts), label
 
 
 def _has(row: Mapping[Any, Any], wanted: str) -> str:
@@ -185,7 +173,8 @@ def _has(row: Mapping[Any, Any], wanted: str) -> str:
 class ColumnFiles(TaggedSentences):
     """Files as of CoNLL 2003: a word and its tags in a line, an empty line after each sentence.
 
-    word, tag: numbers of the columns, from 0 or from the end (-1). Lines of -DOCSTART- and comments count as empty.
+    word, tag: numbers of the columns, from 0 or from the end (-1). Lines of -DOCSTART-, and CoNLL-U's comments, count
+    as empty.
     """
 
     def __init__(
@@ -203,17 +192,20 @@ class ColumnFiles(TaggedSentences):
     def _read(self, path: Path) -> Iterator[tuple[list[str], list[str]]]:
         words: list[str] = []
         tags: list[str] = []
-        for number, line in enumerate([*read_text(path).splitlines(), ""], 1):
-            cells = line.split("\t") if "\t" in line else line.split()
-            if not line.strip() or line.startswith(("-DOCSTART-", "# ")):
+        for number, line in enumerate([*lines_of(read_text(path)), ""], 1):
+            if not line.strip() or line.startswith("-DOCSTART-") or (not words and COMMENT.match(line)):
                 if words:
                     yield words, tags
                 words, tags = [], []
                 continue
-            try:
-                words.append(cells[self.word])
-                tags.append(cells[self.tag])
-            except IndexError:
+            cells = [c.strip() for c in line.split("\t")] if "\t" in line.strip() else re.split(" +", line.strip())
+            count = len(cells)
+            if not all(-count <= at < count for at in (self.word, self.tag)) or (self.word - self.tag) % count == 0:
                 raise ValueError(
-                    f"dataset: {path} line {number} has {len(cells)} columns, not word={self.word} and tag={self.tag}"
-                ) from None
+                    f"dataset: {path} line {number} has {count} column{'s' * (count > 1)}, not word={self.word} and "
+                    f"tag={self.tag}"
+                )
+            if not cells[self.word] or not cells[self.tag]:
+                raise ValueError(f"dataset: {path} line {number} has an empty {'tag' if cells[self.word] else 'word'}")
+            words.append(cells[self.word])
+            tags.append(cells[self.tag])

@@ -1,8 +1,7 @@
-"""What data sets of text have in common: a tokenizer, sequences, and files that are read strictly."""
+"""What data sets of text have in common: a tokenizer, and sequences."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -14,12 +13,11 @@ from torch import Tensor
 
 from hydratune.data.dataset import Dataset, check_share
 from hydratune.data.padding import starts_of
+from hydratune.data.text_files import digest_of
 from hydratune.data.text_stream import TextSplit, TextStream, as_cell
 from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.record.progress import markdown_table
 from hydratune.types import Batch, Body, Padded, Shown, Task, TextSpec
-
-ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 
 
 class TextDataset(Dataset):
@@ -98,6 +96,9 @@ class TextDataset(Dataset):
             raise ValueError(f"dataset: the {name} split is empty")
         return split
 
+    def remark(self, split: TextSplit) -> str:
+        return split.told
+
     def stream(
         self, split: TextSplit, body: Body, batch_size: int, device: torch.device, seed: int,
         memory_format: torch.memory_format, rank: int, world: int, training: bool,
@@ -121,13 +122,14 @@ class TextDataset(Dataset):
         return {"batch": markdown_table(("text", "asked for"), rows)}
 
     def keep(self, directory: Path) -> str:
-        self.tokenizer.save(directory)
+        self.tokenizer.save(directory, self.max_length)
         return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens"
 
-    def of_texts(self, texts: Sequence[str], labels: Tensor) -> TextSplit:
-        """A sample of each text."""
-        tokens, lengths = self.tokenizer.encode(texts, self.max_length)
-        return TextSplit(tokens, starts_of(lengths), lengths, labels)
+    def of_texts(self, texts: Sequence[str | tuple[str, str]], labels: Tensor) -> TextSplit:
+        """A sample of each text, or pair of texts."""
+        tokens, lengths, cut = self.tokenizer.encode(texts, self.max_length)
+        told = f"{cut:,} of {len(texts):,} texts are cut at {self.max_length} tokens" if cut else ""
+        return TextSplit(tokens, starts_of(lengths), lengths, labels, told=told)
 
     def of_sentences(self, sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[int]]) -> TextSplit:
         """A sample of each sentence; a tag belongs to the first token of its word."""
@@ -136,51 +138,6 @@ class TextDataset(Dataset):
         flat = torch.tensor([tag for sentence in tags for tag in sentence])
         offset = starts_of(counts).repeat_interleave(lengths)
         labels = torch.where(begins >= 0, flat[(offset + begins).clamp_min(0)], -100).int()
-        return TextSplit(tokens, starts_of(lengths), lengths, labels, per_token=True)
-
-
-def read_text(path: Path) -> str:
-    """Raises ValueError for a file that is not there, is empty, or is not UTF-8, naming the line."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"dataset.path={path}: cannot be read ({error.strerror})") from None
-    if not content.strip():
-        raise ValueError(f"dataset: {path} is empty")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"dataset: {path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; "
-            f"iconv -f latin1 -t utf-8 would convert it"
-        ) from None
-
-
-def parts_of(path: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
-    """{"train": files, ...}: a file is all of it; a folder has files or folders called train, val (dev) and test, or is
-    all of it.
-    """
-    if path.is_file():
-        return {"train": [path]}
-    if not path.is_dir():
-        raise ValueError(f"dataset.path={path}: no such file or folder")
-    found: dict[str, list[Path]] = {}
-    for part, names in ALIASES.items():
-        inside = [p for n in names for p in sorted((path / n).rglob("*"))]
-        beside = [p for p in sorted(path.iterdir()) if p.stem.lower() in names]
-        files = [p for p in (*inside, *beside) if p.is_file() and p.suffix.lower() in endings]
-        if files:
-            found[part] = files
-    every = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in endings]
-    if not every:
-        raise ValueError(f"dataset.path={path}: holds no {' or '.join(endings)} files")
-    return found if "train" in found else {"train": every}
-
-
-def digest_of(parts: Iterable[str]) -> str:
-    result = hashlib.sha256()
-    for part in parts:
-        result.update(f"{len(part)}:".encode())
-        result.update(part.encode())
-    return result.hexdigest()
+        lost = len(flat) - int((begins >= 0).sum())
+        told = f"{lost:,} of {len(flat):,} words lie beyond {self.max_length} tokens, or have none, and are not scored"
+        return TextSplit(tokens, starts_of(lengths), lengths, labels, per_token=True, told=told if lost else "")

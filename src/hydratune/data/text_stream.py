@@ -22,7 +22,8 @@ from hydratune.types import Batch, Padded, TextSpec
 class TextSplit:
     """Token numbers one after the other, perhaps in a mapped file, and which stretch of them each sample is.
 
-    labels: [N], or one after the other like the tokens where it is `per_token`, -100 where nothing is asked.
+    labels: [N], or one after the other like the tokens where it is `per_token`, -100 where nothing is asked. told: what
+    whoever reads the numbers should know of it.
     """
 
     tokens: Tensor  # [S] int32
@@ -30,6 +31,7 @@ class TextSplit:
     lengths: Tensor  # [N]
     labels: Tensor | None = None
     per_token: bool = False
+    told: str = ""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -139,8 +141,7 @@ class TextStream(Stream):
         width = width_of(self.split.lengths[ids])
         ids = ids.to(self.device)
         starts, lengths = self._starts[ids], self._lengths[ids]
-        pad = self.spec.special["pad"]
-        values = side_by_side(self._tokens, starts, lengths, width, pad).long()
+        values = side_by_side(self._tokens, starts, lengths, width, self.tokenizer.filler).long()
         noise = Noise(self.seed if self.training else 0, epoch, ids, width)
         values, asked, targets = self.task.pose(values, lengths, self._given(ids, width), noise, self.spec)
         return Batch(Padded(values, lengths, asked), targets, ids)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hydratune.data import vocabulary
 from hydratune.record.features import cache_home
 
-KINDS = ("wordpiece", "bpe", "bytes")
 SPECIAL = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-TOKENS = {
-    "wordpiece": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
-    "bpe": {"pad": "<|pad|>", "bos": "<|endoftext|>", "eos": "<|endoftext|>"},
-}
-CHUNK = 4096  # texts that are encoded at a time
+CHUNK = 4096  # texts that are encoded at a time,
+LETTERS = 2**24  # or of so many letters together
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast", None)  # classes whose tokenizer.json says all
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,12 @@ class Tokenizer:
     def special(self) -> Mapping[str, int]:
         """Number of each special token that there is: pad, unk, cls, sep, mask, bos, eos."""
         numbers = {name: getattr(self.fast, f"{name}_token_id") for name in SPECIAL}
-        found = {name: number for name, number in numbers.items() if number is not None}
-        return found if "pad" in found else {**found, "pad": found.get("eos", found.get("unk", 0))}
+        return {name: number for name, number in numbers.items() if number is not None}
+
+    @cached_property
+    def filler(self) -> int:
+        """What stands where a sequence is filled up, and is neither attended to nor counted."""
+        return next((self.special[n] for n in ("pad", "eos", "unk") if n in self.special), 0)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -56,11 +60,17 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> tuple[int, ...]:
         """UTF-8 bytes that each token stands for, none for special ones; empty where tokens are not made of bytes."""
-        if type(self._backend.decoder).__name__ != "ByteLevel":
+        if not self._of_bytes:
             return ()
         words = self.fast.convert_ids_to_tokens(list(range(self.vocab_size)))
-        special = set(self.fast.all_special_ids)
-        return tuple(0 if i in special else len(word) for i, word in enumerate(words))  # a character is a byte there
+        sizes = [len(word) for word in words]  # a character is a byte there
+        for number, added in self.fast.added_tokens_decoder.items():  # but for these, which stand for themselves
+            sizes[number] = 0 if added.special else len(added.content.encode())
+        return tuple(sizes)
+
+    @property
+    def _of_bytes(self) -> bool:
+        return type(self._backend.decoder).__name__ == "ByteLevel"
 
     @cached_property
     def _backend(self) -> Any:
@@ -70,54 +80,75 @@ class Tokenizer:
         backend.no_padding()
         return backend
 
-    def encode(self, texts: Iterable[str], longest: int | None, wrap: bool = True) -> tuple[Tensor, Tensor]:
-        """(tokens one after the other [S] int32, their number in each text [N]).
+    def encode(
+        self, texts: Iterable[str | tuple[str, str]], longest: int | None, wrap: bool = True
+    ) -> tuple[Tensor, Tensor, int]:
+        """(tokens one after the other [S] int32, their number in each text [N], how many texts were cut).
 
-        longest: what lies beyond so many tokens is left out, the special ones at the ends kept. wrap: with those.
+        texts: or pairs of them. longest: what lies beyond so many tokens is left out, the special ones at the ends
+        kept. wrap: with those.
         """
         parts: list[Tensor] = []
         lengths: list[int] = []
+        cut = 0
+        for found in self._encoded(texts, longest, wrap):
+            ids = [e.ids or ([self._nothing] if wrap else []) for e in found]  # one of no tokens still is a sample
+            parts.append(torch.tensor([i for own in ids for i in own], dtype=torch.int32))
+            lengths += map(len, ids)
+            cut += sum(bool(e.overflowing) for e in found)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32), torch.tensor(lengths), cut
+
+    def encode_words(self, sentences: Sequence[Sequence[str]], longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Sentences that are words already: (tokens, lengths, the word [S] that each token begins, -1 for others).
+
+        They are joined by spaces, as the texts were that a tokenizer was made for; one of bytes takes the space before
+        a word as a part of it, so the first word has one too (as with transformers' add_prefix_space).
+        """
+        tokens: list[int] = []
+        lengths: list[int] = []
+        begins: list[int] = []
+        lead = " " if self._of_bytes else ""
+        texts = (lead + " ".join(words) for words in sentences)
+        read = iter(sentences)
+        for encodings in self._encoded(texts, longest, wrap=True):
+            for found, words in zip(encodings, read, strict=False):
+                starts = list(accumulate((len(word) + 1 for word in words), initial=len(lead) - 1))  # of the spaces
+                last = -1
+                for special, (first, end) in zip(found.special_tokens_mask, found.offsets, strict=True):
+                    word = -1 if special else bisect(starts, max(end - 1, first)) - 1
+                    begins.append(word if word > last else -1)
+                    last = max(word, last)
+                ids = found.ids or [self._nothing]
+                begins += [-1] * (len(ids) - len(found.ids))
+                tokens += ids
+                lengths.append(len(ids))
+        return torch.tensor(tokens, dtype=torch.int32), torch.tensor(lengths), torch.tensor(begins)
+
+    def _encoded(self, texts: Iterable[Any], longest: int | None, wrap: bool) -> Iterator[list[Any]]:
+        """What the library makes of them, some at a time."""
         extra = self._backend.num_special_tokens_to_add(False) if wrap else 0
         if longest is not None and longest > extra:
             self._backend.enable_truncation(longest)
         try:
             for chunk in _chunks(texts):
-                found = [e.ids for e in self._backend.encode_batch(chunk, add_special_tokens=wrap)]
-                found = [ids or [self._filler] for ids in found]  # a text of no tokens still is a sample
-                parts.append(torch.tensor([i for ids in found for i in ids], dtype=torch.int32))
-                lengths += map(len, found)
+                yield self._backend.encode_batch(chunk, add_special_tokens=wrap)
         finally:
             self._backend.no_truncation()
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32), torch.tensor(lengths)
-
-    def encode_words(self, sentences: Sequence[Sequence[str]], longest: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Sentences that are words already: (tokens, lengths, the word [S] that each token begins, -1 for others)."""
-        tokens: list[int] = []
-        lengths: list[int] = []
-        begins: list[int] = []
-        self._backend.enable_truncation(longest)
-        try:
-            for chunk in _chunks(sentences):
-                for found in self._backend.encode_batch(chunk, is_pretokenized=True):
-                    words, before = found.word_ids, [None, *found.word_ids]
-                    tokens += found.ids
-                    lengths.append(len(found.ids))
-                    begins += [
-                        -1 if word is None or word == last else word for word, last in zip(words, before, strict=False)
-                    ]
-        finally:
-            self._backend.no_truncation()
-        return torch.tensor(tokens, dtype=torch.int32), torch.tensor(lengths), torch.tensor(begins)
 
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
         return self.fast.decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, longest: int) -> None:
+        """As transformers reads it. longest: tokens that it shall cut to where it was never told."""
         self.fast.save_pretrained(directory)
+        file = directory / "tokenizer_config.json"
+        known = json.loads(file.read_text())
+        if known.get("model_max_length", math.inf) > 1e9:
+            file.write_text(json.dumps({**known, "model_max_length": longest}, indent=2, ensure_ascii=False))
 
     @property
-    def _filler(self) -> int:
-        return next(self.special[n] for n in ("eos", "unk", "cls", "pad") if n in self.special)
+    def _nothing(self) -> int:
+        return next((self.special[n] for n in ("eos", "unk", "cls") if n in self.special), self.filler)
 
 
 class TokenizerRecipe:
@@ -130,8 +161,8 @@ class TokenizerRecipe:
     def __init__(
         self, name: str | None = None, kind: str = "wordpiece", vocab_size: int = 8000, lowercase: bool = True
     ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"dataset.tokenizer.kind={kind}: one of {', '.join(KINDS)}")
+        if kind not in vocabulary.KINDS:
+            raise ValueError(f"dataset.tokenizer.kind={kind}: one of {', '.join(vocabulary.KINDS)}")
         if vocab_size < 100:
             raise ValueError(f"dataset.tokenizer.vocab_size={vocab_size}: at least 100")
         self.name, self.kind, self.vocab_size, self.lowercase = name, kind, vocab_size, lowercase
@@ -163,7 +194,7 @@ class TokenizerRecipe:
             home.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=home.parent, prefix=".partial-"))
             try:
-                _train(self.kind, self.vocab_size, self.lowercase, texts()).save_pretrained(partial)
+                vocabulary.learn(self.kind, self.vocab_size, self.lowercase, texts()).save_pretrained(partial)
                 with contextlib.suppress(OSError):  # another process was quicker with the same
                     os.rename(partial, home)
             finally:
@@ -174,10 +205,12 @@ class TokenizerRecipe:
 def load(name: str, said: str) -> Tokenizer:
     """Raises ValueError where there is none, or one that is not made of data alone."""
     transformers = library()
+    home = Path(name).expanduser()
+    name = str(home) if home.is_dir() else name
     try:
-        if (Path(name) / "tokenizer.json").is_file():
+        if (home / "tokenizer.json").is_file() and _class_of(home) in GENERIC:
             fast = transformers.PreTrainedTokenizerFast.from_pretrained(name)
-        else:
+        else:  # of the model's kind, which knows what tokens are special
             fast = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -185,6 +218,13 @@ def load(name: str, said: str) -> Tokenizer:
     if getattr(fast, "backend_tokenizer", None) is None:
         raise ValueError(f"dataset.tokenizer.name={name}: is no tokenizer of the `tokenizers` library")
     return Tokenizer(fast, name, said)
+
+
+def _class_of(home: Path) -> str | None:
+    """What tokenizer_config.json calls it; that of the model's kind where there is one."""
+    config = home / "tokenizer_config.json"
+    said = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
+    return said or ("of the model" if (home / "config.json").is_file() else None)
 
 
 def library() -> Any:
@@ -197,70 +237,14 @@ def library() -> Any:
     return transformers
 
 
-def _train(kind: str, vocab_size: int, lowercase: bool, texts: Iterable[str]) -> Any:
-    """A PreTrainedTokenizerFast; the same texts give the same one."""
-    names = TOKENS["wordpiece" if kind == "wordpiece" else "bpe"]
-    special = list(dict.fromkeys(names.values()))
-    if kind == "wordpiece":
-        backend = _wordpiece(vocab_size, lowercase, list(texts), names, special)
-    else:
-        backend = _bytes(None if kind == "bytes" else vocab_size, texts, special)
-    tokens = {f"{name}_token": token for name, token in names.items()}
-    return library().PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
-
-
-def _wordpiece(
-    vocab_size: int, lowercase: bool, texts: Sequence[str], names: Mapping[str, str], special: Sequence[str]
-) -> Any:
-    """BERT's: pieces within a word begin with ##."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    def empty(vocabulary: dict[str, int] | None = None) -> Any:
-        backend = Tokenizer(models.WordPiece(vocabulary or {}, unk_token=names["unk"]))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        return backend
-
-    backend = empty()
-    words: set[str] = set()
-    for text in texts:
-        words.update(w for w, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
-    # The trainer numbers the letters within words as it meets them, in an order of its own; ties between pieces go by
-    # these numbers. Given beforehand, as if they were special, they have the same ones each time.
-    letters = sorted({f"##{letter}" for word in words for letter in word[1:]})
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=[*special, *letters], show_progress=False, limit_alphabet=2**20
-    )
-    backend.train_from_iterator(texts, trainer)
-    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
-    backend = empty(vocabulary)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    backend.decoder = decoders.WordPiece()
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{names['cls']} $A {names['sep']}",
-        pair=f"{names['cls']} $A {names['sep']} $B:1 {names['sep']}:1",
-        special_tokens=[(names[n], vocabulary[names[n]]) for n in ("cls", "sep")],
-    )
-    return backend
-
-
-def _bytes(vocab_size: int | None, texts: Iterable[str], special: Sequence[str]) -> Any:
-    """GPT-2's: every byte is a token, and what is often seen together; None: the bytes alone."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size or len(alphabet) + len(special), special_tokens=list(special), initial_alphabet=alphabet,
-        show_progress=False,
-    )  # fmt: skip
-    backend.train_from_iterator(texts, trainer)
-    return backend
-
-
 def _chunks(texts: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(texts)
-    while chunk := list(islice(iterator, CHUNK)):
+    chunk: list[Any] = []
+    letters = 0
+    for text in texts:
+        chunk.append(text)
+        letters += len(text) if isinstance(text, str) else sum(map(len, text))
+        if len(chunk) == CHUNK or letters > LETTERS:
+            yield chunk
+            chunk, letters = [], 0
+    if chunk:
         yield chunk

@@ -14,10 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.data.padding import inside
+from hydratune.models.text_layers import (
+    AtTokens,
+    BertPooled,
+    DecoderBlock,
+    EncoderBlock,
+    FirstToken,
+    GPT2Embeddings,
+    LastToken,
+    OnValues,
+    RobertaPooled,
+    Segments,
+    asked_for,
+    types_of,
+)
 from hydratune.types import Padded
 
 Groups = list[tuple[str, nn.Module]]
-Family = Callable[[Any, str], tuple[Groups, nn.Module]]
+Family = Callable[[Any, str, int | None], tuple[Groups, nn.Module]]
 OFFSET = ("roberta", "xlm-roberta", "camembert")
 
 
@@ -45,132 +59,20 @@ ENCODERS = ("bert", *OFFSET)
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 
 
-# ---- groups
-
-
-class OnValues(nn.Module):
-    """A layer that takes the values alone: embeddings of padded tokens, a decoder's last norm."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, features: Padded) -> Padded:
-        return features._replace(values=self.layer(features.values))
-
-
-class EncoderBlock(nn.Module):
-    """Every token attends to all that are not filled up."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, features: Padded) -> Padded:
-        there = inside(features.lengths, features.values.shape[1])
-        output = self.block(features.values, there[:, None, None, :])
-        return features._replace(values=output[0] if isinstance(output, tuple) else output)
-
-
-class DecoderBlock(nn.Module):
-    """Every token attends to those before it; `rotary` turns positions into angles, where the family has such."""
-
-    def __init__(self, block: nn.Module, rotary: nn.Module | None = None) -> None:
-        super().__init__()
-        self.block, self.rotary = block, rotary
-
-    def forward(self, features: Padded) -> Padded:
-        values = features.values
-        more: dict[str, Any] = {}
-        if self.rotary is not None:
-            positions = torch.arange(values.shape[1], device=values.device).unsqueeze(0)
-            more = {"position_embeddings": self.rotary(values, position_ids=positions), "position_ids": positions}
-        output = self.block(values, attention_mask=None, **more)
-        return features._replace(values=output[0] if isinstance(output, tuple) else output)
-
-
-class GPT2Embeddings(nn.Module):
-    """Token and position embeddings. [B, T] -> [B, T, D]"""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.wte, self.wpe, self.drop = model.wte, model.wpe, model.drop
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-        return self.drop(self.wte(tokens) + self.wpe(positions))
-
-
-class FirstToken(nn.Module):
-    """Padded [B, T, D] -> [B, D], what an encoder says of the whole."""
-
-    def forward(self, features: Padded) -> Tensor:
-        return features.values[:, 0]
-
-
-class LastToken(nn.Module):
-    """Padded [B, T, D] -> [B, D], the normed features of the last token, which alone has seen all."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, features: Padded) -> Tensor:
-        rows = torch.arange(len(features.values), device=features.values.device)
-        return self.norm(features.values[rows, features.lengths - 1])
-
-
-# ---- heads
-
-
-class AtTokens(nn.Module):
-    """`head` at the positions that are asked for: Padded [B, T, D] -> [B, M, K], or [B, T, K] where all are."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Padded) -> Tensor:
-        return self.head(_asked_for(features.values, features.asked))
-
-
-def _asked_for(values: Tensor, asked: Tensor) -> Tensor:
-    """[B, T, D] at the positions [B, M]; all of it where there are none."""
-    return values.gather(1, asked.unsqueeze(2).expand(-1, -1, values.shape[2])) if asked.shape[1] else values
-
-
-class BertPooled(nn.Module):
-    """[B, D] -> [B, K] by way of a dense layer with tanh."""
-
-    def __init__(self, source: Any) -> None:
-        super().__init__()
-        self.pooler, self.dropout, self.classifier = source.bert.pooler, source.dropout, source.classifier
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.pooler(features.unsqueeze(1))))
-
-
-class RobertaPooled(nn.Module):
-    """The same for RoBERTa, whose head takes the sequence."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(features.unsqueeze(1))
+# ---- a model that is not cut
 
 
 class Whole(nn.Module):
     """A model that is not cut: padded token numbers [B, T] -> features [B, T, D]"""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, separator: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.separator = model, separator
 
     def forward(self, tokens: Padded) -> Padded:
         there = inside(tokens.lengths, tokens.values.shape[1])
-        output = self.model(input_ids=tokens.values, attention_mask=there.long())
+        more = {} if self.separator is None else {"token_type_ids": types_of(tokens, self.separator)}
+        output = self.model(input_ids=tokens.values, attention_mask=there.long(), **more)
         return tokens._replace(values=output[0])
 
 
@@ -200,7 +102,7 @@ class Rest(nn.Module):
         self.rest._modules[self.prefix].hidden = features.values
         outputs = self.rest(input_ids=tokens, attention_mask=there.long()).logits
         self.rest._modules[self.prefix].hidden = None
-        return outputs if self.question == "sequence" else _asked_for(outputs, features.asked)
+        return outputs if self.question == "sequence" else asked_for(outputs, features.asked)
 
 
 # ---- families
@@ -212,24 +114,31 @@ def _ending(groups: Groups, layer: nn.Module) -> Groups:
     return [*groups[:-1], (name, nn.Sequential(last, layer))]
 
 
-def _any(source: Any, question: str) -> tuple[Groups, nn.Module]:
+def _any(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     kind, model = source.config.model_type, getattr(source, source.base_model_prefix, None)
-    groups: Groups = [("body", Whole(model))] if model is not None else []
+    groups: Groups = [("body", Whole(model, separator))] if model is not None else []
     head = Rest(source, question)
-    tokens = torch.full((2, 3), head.pad + 1)
-    example = Padded(tokens, torch.tensor([3, 2]), tokens.new_empty(2, 0))
+    # The second one is filled up; beside it the same without that, and with another last token.
+    tokens = torch.full((3, 3), head.pad + 1)
+    tokens[1, 2], tokens[2, 2] = head.pad, head.pad + 2
+    example = Padded(tokens, torch.tensor([3, 2, 3]), tokens.new_empty(3, 0))
+    short = Padded(tokens[1:2, :2], torch.tensor([2]), tokens.new_empty(1, 0))
     try:
         with torch.no_grad():
-            head.eval()(groups[0][1].eval()(example))
+            said, alone = (head.eval()(groups[0][1].eval()(given)) for given in (example, short))
     except Exception as error:
-        said = str(error).splitlines()[:1]
-        raise ValueError(f"model: {kind} cannot be divided into a body and a head ({' '.join(said)})") from None
+        reason = str(error).splitlines()[:1]
+        raise ValueError(f"model: {kind} cannot be divided into a body and a head ({' '.join(reason)})") from None
+    if question == "causal" and not torch.allclose(said[0, :2], said[2, :2], atol=1e-4):
+        raise ValueError(f"model: {kind} sees the tokens that it should predict; it is not made for causal modelling")
+    if not torch.allclose(said[1] if question == "sequence" else said[1, :2], alone[0], atol=1e-4):
+        raise ValueError(f"model: {kind} takes what is filled up on the right for text")
     return groups, head
 
 
-def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
+def _bert(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = getattr(source, source.base_model_prefix)
-    groups: Groups = [("embeddings", OnValues(model.embeddings))]
+    groups: Groups = [("embeddings", Segments(model.embeddings, separator))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
     if question == "sequence":
         groups = _ending(groups, FirstToken())
@@ -240,7 +149,7 @@ def _bert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     return groups, AtTokens(source.cls if source.config.model_type == "bert" else source.lm_head)
 
 
-def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
+def _distilbert(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = source.distilbert
     groups: Groups = [("embeddings", OnValues(model.embeddings))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.transformer.layer)]
@@ -253,14 +162,14 @@ def _distilbert(source: Any, question: str) -> tuple[Groups, nn.Module]:
     return groups, AtTokens(nn.Sequential(*layers))
 
 
-def _gpt2(source: Any, question: str) -> tuple[Groups, nn.Module]:
+def _gpt2(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = source.transformer
     groups: Groups = [("embeddings", OnValues(GPT2Embeddings(model)))]
     groups += [(f"block{i}", DecoderBlock(block)) for i, block in enumerate(model.h)]
     return _decoder(groups, model.ln_f, source, question)
 
 
-def _llama(source: Any, question: str) -> tuple[Groups, nn.Module]:
+def _llama(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = source.model
     groups: Groups = [("embeddings", OnValues(model.embed_tokens))]
     groups += [(f"block{i}", DecoderBlock(block, model.rotary_emb)) for i, block in enumerate(model.layers)]

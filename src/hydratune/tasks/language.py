@@ -22,6 +22,7 @@ class Language:
     """Cross-entropy of tokens. Their mean log-likelihood in nats selects, which is -log(perplexity)."""
 
     monitor = "log_likelihood"
+    question: str
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         raise ValueError("model: has no head for language; model=hf or one of the bert and gpt models has")
@@ -31,7 +32,7 @@ class Language:
         return token_loss(outputs, batch.targets)
 
     def metrics(self, spec: TextSpec, device: torch.device) -> LanguageMetrics:
-        return LanguageMetrics(spec, device)
+        return LanguageMetrics(spec, device, self.question == "causal")
 
     def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
         return {}
@@ -97,8 +98,8 @@ class CausalLanguage(Language):
         """What the network makes of the beginnings of two samples; the same draws at every step."""
         if not self.generate:
             return {}
-        length = min(self.prompt, int(stream.split.lengths.min()))
-        starts = stream.split.starts[[0, len(stream.split) // 2]]
+        two = [0, len(stream.split) // 2]
+        length, starts = min(self.prompt, int(stream.split.lengths[two].min())), stream.split.starts[two]
         tokens = torch.stack([stream.split.tokens[a : a + length] for a in starts.tolist()]).long().to(stream.device)
         draws = torch.Generator().manual_seed(derive_seed("generate"))
         for _ in range(self.generate):
@@ -113,13 +114,15 @@ class CausalLanguage(Language):
 
 
 class LanguageMetrics:
-    """Sums on the device; bits per byte where every token stands for a number of bytes."""
+    """Sums on the device. every: each token is predicted from those before it, so that there are bits per byte of text,
+    where tokens stand for bytes.
+    """
 
-    def __init__(self, spec: TextSpec, device: torch.device, keep: int = 8) -> None:
+    def __init__(self, spec: TextSpec, device: torch.device, every: bool, keep: int = 8) -> None:
         self.spec, self.keep = spec, keep
         zeros = torch.zeros(4, dtype=torch.float64, device=device)
         self._loss, self._count, self._hits, self._bytes = zeros.unbind()
-        self._token_bytes = torch.tensor(spec.token_bytes, device=device)
+        self._token_bytes = torch.tensor(spec.token_bytes if every else (), device=device)
         self._samples: list[tuple[Tensor, Tensor, Tensor]] = []  # of the last batch: ids, targets, predicted
 
     def update(self, outputs: Tensor, batch: Batch) -> None:

@@ -1,0 +1,166 @@
+"""Files of text, read strictly: what is missing, ambiguous or garbled is refused with the place where it is."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+BESIDE = ("readme", "license", "licence", "changelog", "contributing")  # files that lie in folders and are no data
+BYTE_ORDER = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError for a file that is not there, is empty, or is not UTF-8, naming the line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"dataset.path={path}: cannot be read ({error.strerror})") from None
+    if not content.strip():
+        raise ValueError(f"dataset: {path} is empty")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        other = BYTE_ORDER.get(content[:2], "cp1252")
+        raise ValueError(
+            f"dataset: {path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; "
+            f"iconv -f {other} -t utf-8 would convert it"
+        ) from None
+
+
+def lines_of(content: str) -> list[str]:
+    """Without their ends. str.splitlines would also cut at letters that stand within a text, such as U+2028."""
+    return re.split(r"\r\n|\n|\r", content)
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(f"{len(part)}:".encode())
+        result.update(part.encode())
+    return result.hexdigest()
+
+
+# ---- which files are train, val and test
+
+
+def part_named(name: str) -> str | None:
+    """train, val or test, where a name says so at its beginning or its end: validation_matched, wiki.train, DEV."""
+    words = [word for word in re.split(r"[-_. ]+", name.lower()) if word]
+    for end in (words[:1], words[-1:]):
+        for part, names in ALIASES.items():
+            if end and end[0] in names:
+                return part
+    return None
+
+
+def parts_of(path: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
+    """{"train": files, ...}: a file is all of it; a folder has files or folders called train, val (dev) and test, or is
+    all of it.
+
+    Raises ValueError where some files are called so and others are not, or there are val or test and no train.
+    """
+    if path.is_file():
+        return {"train": [path]}
+    if not path.is_dir():
+        raise ValueError(f"dataset.path={path}: no such file or folder")
+    every = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in endings]
+    every = [p for p in every if p.stem.lower() not in BESIDE]
+    if not every:
+        raise ValueError(f"dataset.path={path}: holds no {' or '.join(endings)} files")
+    found: dict[str | None, list[Path]] = {}
+    plain: list[Path] = []  # called so and not otherwise: somebody meant it
+    for file in every:
+        *folders, stem = [*file.relative_to(path).parts[:-1], file.stem]
+        named = [part for part in map(part_named, [*folders, stem]) if part]
+        found.setdefault(named[0] if named else None, []).append(file)
+        plain += [file] * any(word.lower() in names for word in [*folders, stem] for names in ALIASES.values())
+    if "train" not in found:
+        if plain:
+            raise ValueError(f"dataset.path={path}: has {plain[0].relative_to(path)}, but nothing that is called train")
+        return {"train": every}
+    if other := found.pop(None, []):
+        raise ValueError(
+            f"dataset.path={path}: {other[0].relative_to(path)} lies beside files called train, and is called neither "
+            "that nor val or test; give it such a name, or put it elsewhere"
+        )
+    return {part: files for part, files in found.items() if part}
+
+
+# ---- tables
+
+Row = tuple[str, Mapping[Any, Any]]  # where it stands, and its cells by the columns' names, or numbers from 0
+
+
+def table_rows(path: Path, header: bool, quote: str | None) -> Iterator[Row]:
+    """Of CSV, TSV, JSON lines, or a JSON list of objects. Rows of nothing are left out."""
+    content = read_text(path)
+    if path.suffix.lower().startswith(".json"):
+        return _json_rows(path, content)
+    return _separated_rows(path, content, header, quote)
+
+
+def _separated_rows(path: Path, content: str, header: bool, quote: str | None) -> Iterator[Row]:
+    tabs = path.suffix.lower() != ".csv"
+    mark = ('"' if not tabs else None) if quote == "auto" else quote
+    how: dict[str, Any] = {"quotechar": mark} if mark else {"quoting": csv.QUOTE_NONE}
+    csv.field_size_limit(2**24)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", strict=True, **how)
+    names: list[str] = []
+    width = 0
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not width:
+                width = len(cells)
+                if header:
+                    names = [cell.strip() for cell in cells]
+                    continue
+            if len(cells) != width:
+                hint = "; values that hold a comma need quotes" if not tabs and mark else ""
+                raise ValueError(
+                    f"dataset: {path} line {reader.line_num} has {len(cells)} value{'s' * (len(cells) > 1)} for "
+                    f"{width} columns{hint}"
+                )
+            yield f"{path} line {reader.line_num}", {**dict(enumerate(cells)), **dict(zip(names, cells, strict=False))}
+    except csv.Error as error:
+        raise ValueError(f"dataset: {path} line {reader.line_num}: {error}") from None
+
+
+def _json_rows(path: Path, content: str) -> Iterator[Row]:
+    if content.lstrip().startswith("["):
+        try:
+            entries = [(f"{path} entry {i}", entry) for i, entry in enumerate(json.loads(content), 1)]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"dataset: {path} line {error.lineno} is no JSON ({error.msg})") from None
+    else:
+        entries = [(f"{path} line {i}", line) for i, line in enumerate(lines_of(content), 1) if line.strip()]
+    for where, entry in entries:
+        try:
+            row = json.loads(entry) if isinstance(entry, str) else entry
+        except json.JSONDecodeError as error:
+            raise ValueError(f"dataset: {where} is no JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"dataset: {where} is no JSON object")
+        yield where, row
+
+
+def cell(value: Any, where: str) -> str:
+    """A value as text. Raises ValueError for what is none, naming where it stands."""
+    if value is None or not isinstance(value, (str, int, float)):
+        kind = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"dataset: {where} holds {kind}, and no text or number")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"dataset: {where} holds half of a letter (a lone surrogate)") from None
+    return text

@@ -1,0 +1,159 @@
+"""What users' files hold, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydratune.data.labelled_text import ColumnFiles, TextTable
+from hydratune.data.text_files import lines_of, parts_of
+from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.tasks.text import SequenceClassification, TokenClassification
+from tests.text.small import Texts, sentences
+
+ENDINGS = (".csv", ".txt")
+
+
+def table(path: Path, **more: Any) -> TextTable:
+    return TextTable(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(path), **more)
+
+
+def rows_of(path: Path, content: str, **more: Any) -> list[Any]:
+    path.write_text(content, encoding="utf-8", newline="")
+    return table(path, **more).rows()["train"]
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001.csv", "validation-00000-of-00001.csv", "test-00000-of-00001.csv"),
+        ("wiki.train.txt", "wiki.valid.txt", "wiki.test.txt"),
+        ("Train/a.csv", "DEV/a.csv", "Test/b.csv"),
+        ("train_a.csv", "val.csv", "test.csv"),
+        ("training.csv", "dev.csv", "testing.csv"),
+    ],
+)
+def test_parts_are_found_however_they_are_called(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in (*names, "README.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    train, val, test = (tmp_path / name for name in names)
+    assert parts_of(tmp_path, ENDINGS) == {"train": [train], "val": [val], "test": [test]}
+
+
+def test_files_that_are_called_nothing_are_all_train(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("how_to_test.txt", "one.txt", "two.txt")]
+    for file in files:
+        file.write_text("x")
+    assert parts_of(tmp_path, ENDINGS) == {"train": files}
+
+
+def test_parts_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("x")
+    (tmp_path / "reviews.csv").write_text("x")
+    with pytest.raises(ValueError, match=r"has test.csv, but nothing that is called train"):
+        parts_of(tmp_path, ENDINGS)
+    (tmp_path / "train.csv").write_text("x")
+    with pytest.raises(ValueError, match=r"reviews.csv lies beside files called train"):
+        parts_of(tmp_path, ENDINGS)
+
+
+# ---- tables
+
+
+def test_a_table_as_a_spreadsheet_writes_it(tmp_path: Path) -> None:
+    """A mark at the beginning, other ends of lines, quoted ones within a text, rows of nothing."""
+    content = '\ufefftext,label\r\n"two\r\nlines, one text",a\r\n,\r\n\r\n"""so""",b\r\n'
+    assert rows_of(tmp_path / "rows.csv", content) == [("two\r\nlines, one text", "a"), ('"so"', "b")]
+
+
+def test_letters_that_look_like_ends_of_lines_are_none(tmp_path: Path) -> None:
+    odd = "one\u2028two\x85three\x0bfour"
+    assert lines_of(f"{odd}\r\nb\nc\rd") == [odd, "b", "c", "d"]
+    assert rows_of(tmp_path / "a.tsv", f"label\ttext\npos\t{odd}\n") == [(odd, "pos")]
+    line = json.dumps({"text": odd, "label": 1}, ensure_ascii=False)
+    assert rows_of(tmp_path / "a.jsonl", line + "\n") == [(odd, "1")]
+
+
+def test_a_json_list_is_a_table_too(tmp_path: Path) -> None:
+    content = json.dumps([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}], indent=1)
+    assert rows_of(tmp_path / "a.json", content) == [("a", "x"), ("b", "y")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": None, "label": "x"}, "text of .*a.jsonl line 1 holds nothing"),
+        ({"text": {"en": "a"}, "label": "x"}, "text of .*a.jsonl line 1 holds a dict, and no text or number"),
+        ({"text": "a", "label": ["x", "y"]}, "label of .*a.jsonl line 1 holds a list"),
+        ({"text": "a", "label": " "}, "dataset.label=label: is empty in .*a.jsonl line 1"),
+        ({"text": "\ud83d", "label": "x"}, "text of .*a.jsonl line 1 holds half of a letter"),
+        ({"text": "a"}, "dataset.label=label: .*a.jsonl line 1 has no such column; it has text"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(row: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        rows_of(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+
+
+def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"text {i}\t{i % 12}\n" for i in range(120)))
+    assert table(tmp_path / "a.tsv").class_names() == [str(i) for i in range(12)]
+
+
+def test_pairs_of_texts(tmp_path: Path) -> None:
+    content = "premise\thypothesis\tlabel\n" + "".join(f"it rains {i}\tit is wet\t{'ny'[i % 2]}\n" for i in range(40))
+    assert rows_of(tmp_path / "a.tsv", content, text=["premise", "hypothesis"])[0] == (("it rains 0", "it is wet"), "n")
+    data = table(tmp_path / "a.tsv", text=["premise", "hypothesis"])
+    split, own = data.split("train"), data.tokenizer
+    first = split.tokens[: int(split.lengths[0])].tolist()
+    assert first.count(own.special["sep"]) == 2 and first[0] == own.special["cls"]
+    with pytest.raises(ValueError, match="one column, or two of pairs"):
+        rows_of(tmp_path / "a.tsv", content, text=["premise", "hypothesis", "label"])
+    with pytest.raises(ValueError, match="dataset.text=hypotesis: .* nearest: hypothesis"):
+        rows_of(tmp_path / "a.tsv", content, text=["premise", "hypotesis"])
+
+
+def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
+    data = Texts(SequenceClassification(), {"train": [("alpha beta gamma " * 20, "yes"), *sentences(40)]})
+    assert data.remark(data.split("train")).endswith("texts are cut at 16 tokens")
+    short = Texts(SequenceClassification(), {"train": [("alpha", "yes"), ("beta", "no")] * 20})
+    assert short.remark(short.split("train")) == ""
+
+
+# ---- columns
+
+
+def columns(path: Path, content: str, **more: Any) -> list[Any]:
+    path.write_text(content, encoding="utf-8")
+    task = TokenClassification()
+    return ColumnFiles(task, TokenizerRecipe(vocab_size=120), str(path), **more).rows()["train"]
+
+
+def test_words_that_look_like_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    assert columns(path, "# O\nEU B-ORG\n# O\n") == [(["#", "EU", "#"], ["O", "B-ORG", "O"])]
+    assert columns(path, "# text = EU\nEU B-ORG\n\n# newpar\nall O") == [(["EU"], ["B-ORG"]), (["all"], ["O"])]
+    assert columns(path, "EU\tB-ORG \nin\xa0fact\tO\t\n".replace("O\t\n", "O\n")) == [
+        (["EU", "in\xa0fact"], ["B-ORG", "O"])
+    ]
+    assert columns(path, "in\xa0fact  O\n") == [(["in\xa0fact"], ["O"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("EU B-ORG\nrejects\n", "a.txt line 2 has 1 column, not word=0 and tag=-1"),
+        ("EU\t\tB-ORG\n\tx\tO\n", "a.txt line 2 has an empty word"),
+        ("EU\tx\tB-ORG\nis\tx\t\n", "a.txt line 2 has an empty tag"),
+    ],
+)
+def test_lines_without_a_word_or_a_tag_are_refused(content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        columns(tmp_path / "a.txt", content)
