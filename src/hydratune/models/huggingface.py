@@ -104,7 +104,8 @@ def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:
             f"model.name={name}: knows {config.vocab_size} tokens, but the tokenizer has {text.vocab_size}; "
             "dataset.tokenizer.name should be the model's own"
         )
-    positions: int = getattr(config, "max_position_embeddings", None) or rounded(text.max_length)
+    known = getattr(config, "max_position_embeddings", None) or -1  # XLNet says -1: there is no end of them
+    positions: int = known if known > 0 else rounded(text.max_length)
     # RoBERTa's positions begin behind the padding token's number
     room = positions - (config.pad_token_id or 0) - 1 if config.model_type in text_groups.OFFSET else positions
     if own and room < rounded(text.max_length):

@@ -82,9 +82,9 @@ class _Given(nn.Module):
     hidden: Tensor
 
     def forward(self, *args: Any, **more: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
 
 
 class Rest(nn.Module):
@@ -138,15 +138,15 @@ def _any(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.
 
 def _bert(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = getattr(source, source.base_model_prefix)
-    groups: Groups = [("embeddings", Segments(model.embeddings, separator))]
+    plain = source.config.model_type == "bert"
+    groups: Groups = [("embeddings", Segments(model.embeddings, separator if plain else None))]  # RoBERTa has no types
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
     if question == "sequence":
         groups = _ending(groups, FirstToken())
-        plain = source.config.model_type == "bert"
         return groups, BertPooled(source) if plain else RobertaPooled(source.classifier)
     if question == "token":
         return groups, AtTokens(nn.Sequential(source.dropout, source.classifier))
-    return groups, AtTokens(source.cls if source.config.model_type == "bert" else source.lm_head)
+    return groups, AtTokens(source.cls if plain else source.lm_head)
 
 
 def _distilbert(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
