@@ -391,6 +391,36 @@ def test_a_data_set_of_the_hub_s_library(tmp_path: Path, monkeypatch: pytest.Mon
         of(tmp_path / "nothing").class_names()
 
 
+def test_a_data_set_of_the_hub_keeps_its_classes_and_tells_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of MNLI and SNLI: pairs, classes in an order of their own, some rows and the whole test part without label."""
+    datasets = pytest.importorskip("datasets")
+    from hydratune.data.hub import HubTexts
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    classes = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    features = datasets.Features({"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"),
+                                  "label": classes})  # fmt: skip
+    home = tmp_path / "mine"
+    home.mkdir()
+    for part, labels in (("train", [0, 1, 2, -1] * 10), ("validation_matched", [2, 1, 0]), ("test_matched", [-1] * 4)):
+        rows = {"premise": ["it rains"] * len(labels), "hypothesis": ["wet"] * len(labels), "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(home / f"{part}.parquet")
+    pair = ["premise", "hypothesis"]
+    files = {"train": "train.parquet", "validation_matched": "validation_matched.parquet",
+             "test_matched": "test_matched.parquet"}  # fmt: skip
+    (home / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        + "".join(f"  - split: {k}\n    path: {v}\n" for k, v in files.items()) + "---\n"
+    )  # fmt: skip
+    data = HubTexts(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(home), text=pair)
+    assert data.class_names() == ["entailment", "neutral", "contradiction"]
+    assert {k: len(v) for k, v in data.parts.items()} == {"train": 27, "val": 3, "test": 3}
+    assert data.parts["val"][0] == (("it rains", "wet"), "contradiction")
+    assert data.remark(data.split("train")) == "10 rows without a label are left out"
+
+
 # ---- generated sets
 
 

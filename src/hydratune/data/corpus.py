@@ -71,7 +71,7 @@ class Corpus(TextDataset):
                 raise ValueError(f"dataset: the {name} split has {len(tokens)} tokens, too few to predict one")
             starts = torch.arange(0, count, self.max_length)
             lengths = (count - starts).clamp_max(self.max_length)
-            return TextSplit(tokens, starts, lengths, tokens[1:], per_token=True)
+            return TextSplit(tokens, starts, lengths, following=True)
         if not len(tokens):
             raise ValueError(f"dataset: the {name} split has no text")
         starts = torch.arange(0, len(tokens), self.max_length)

@@ -33,14 +33,17 @@ class HubTexts(LabelledTexts):
     def rows(self) -> dict[str, list[Any]]:
         return self._found[0]
 
+    def ordered(self, found: list[str]) -> list[str]:
+        return self._found[2] or found
+
     def encoded(self, name: str) -> TextSplit:
         split, dropped = super().encoded(name), self._found[1].get(name, 0)
         said = [f"{dropped:,} rows without a label are left out"] * bool(dropped)
         return replace(split, told="; ".join([*said, *[split.told] * bool(split.told)]))
 
     @cached_property
-    def _found(self) -> tuple[dict[str, list[Any]], dict[str, int]]:
-        """(rows, how many more of them have no label) of each part that has labels."""
+    def _found(self) -> tuple[dict[str, list[Any]], dict[str, int], list[str]]:
+        """(rows, how many more of them have no label) of each part that has labels; the classes in their order."""
         try:
             import datasets
         except ImportError:
@@ -61,7 +64,7 @@ class HubTexts(LabelledTexts):
                 dropped[part] = dropped.get(part, 0) + len(found[own]) - len(labelled)
         if "train" not in rows:
             raise ValueError(f"dataset.name={self.name}: has no train part; parts: {', '.join(found)}")
-        return rows, dropped
+        return rows, dropped, list(getattr(found["train"].features[self.label], "names", None) or [])
 
     def _rows(self, table: Any, part: str) -> list[tuple[Text, str]]:
         columns = [*(("text", name) for name in columns_of(self.text)), ("label", self.label)]

@@ -59,6 +59,10 @@ class Labelled(TextDataset):
     @abstractmethod
     def labels_of(self, row: Any) -> Sequence[str]: ...
 
+    def ordered(self, found: list[str]) -> list[str]:
+        """The labels of train as the source numbers them, where it does."""
+        return found
+
     @cached_property
     def parts(self) -> dict[str, list[Any]]:
         """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
@@ -79,7 +83,7 @@ class Labelled(TextDataset):
         """Of the labels. Raises ValueError for one that train never has."""
         found = {label for row in self.parts["train"] for label in self.labels_of(row)}
         order = sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found)
-        names = {label: i for i, label in enumerate(self.classes or order)}
+        names = {label: i for i, label in enumerate(self.classes or self.ordered(order))}
         if len(names) < 2:
             raise ValueError(f"dataset: train has the one label {', '.join(names)}; there is nothing to tell apart")
         for part in SPLITS:

@@ -22,8 +22,8 @@ from hydratune.types import Batch, Padded, TextSpec
 class TextSplit:
     """Token numbers one after the other, perhaps in a mapped file, and which stretch of them each sample is.
 
-    labels: [N], or one after the other like the tokens where it is `per_token`, -100 where nothing is asked. told: what
-    whoever reads the numbers should know of it.
+    labels: [N], or one after the other like the tokens where it is `per_token`, -100 where nothing is asked; with
+    `following` each token's is the one after it. told: what whoever reads the numbers should know of it.
     """
 
     tokens: Tensor  # [S] int32
@@ -31,6 +31,7 @@ class TextSplit:
     lengths: Tensor  # [N]
     labels: Tensor | None = None
     per_token: bool = False
+    following: bool = False
     told: str = ""
 
     def __len__(self) -> int:
@@ -76,6 +77,8 @@ class TextStream(Stream):
         self.numbers = torch.device("cpu")  # how wide a batch is must be known here, without asking the device
         self._tokens = split.tokens.to(device)
         self._labels = None if split.labels is None else split.labels.to(device)
+        if split.following:  # no second copy of them on the device
+            self._labels = self._tokens[1:]
         self._starts, self._lengths = split.starts.to(device), split.lengths.to(device)
         self._by_length = split.lengths.argsort(stable=True)
         self._rank_of = torch.empty_like(self._by_length)
@@ -148,8 +151,10 @@ class TextStream(Stream):
 
     def _given(self, ids: Tensor, width: int) -> Tensor | None:
         """The labels of these samples: [B], or [B, width] of their tokens."""
-        if self._labels is None or not self.split.per_token:
-            return None if self._labels is None else self._labels[ids]
+        if self._labels is None:
+            return None
+        if not (self.split.per_token or self.split.following):
+            return self._labels[ids]
         return side_by_side(self._labels, self._starts[ids], self._lengths[ids], width, -100).long()
 
 
