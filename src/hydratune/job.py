@@ -194,7 +194,8 @@ class Room:
                         raise ValueError(f"runtime.strategy=fsdp: {tied[0]} belongs to several groups; replicate can")
                     runtime.sharded([g.module for g in member.network.groups])
                     told_of = {**self._record(member, origin, made_of, how), "beside": beside}
-                    run = stack.enter_context(Run(job.directory, told_of, member.first_step, runtime.rank > 0))
+                    with signals.held():  # else run.json says that it runs, and nobody is there to say that it ended
+                        run = stack.enter_context(Run(job.directory, told_of, member.first_step, runtime.rank > 0))
                     trial = Trial(
                         member.network, member.phases, dataset.task, self.spec, member.recipe, member.schedule,
                         member.settings, runtime, run, job.config["seed"],
