@@ -114,8 +114,8 @@ def exported(run: Run, network: Network, body: Body, dataset: Dataset) -> None:
         return
     plain = {n: t.detach().cpu().contiguous() for n, t in lora.merged(tensors).items()}
     if body.export is not None:
+        dataset.keep(run.directory / "export", export=True)
         body.export(run.directory / "export", plain)
-        dataset.keep(run.directory / "export")
     if any(lora.is_adapter(name) for name in tensors):
         from safetensors.torch import save_file
 

@@ -103,7 +103,7 @@ def test_the_second_text_of_a_pair_has_another_type(name: str) -> None:
 
     special = {**SPECIAL, "cls": 6, "sep": 7}
     chosen = transformers.ElectraConfig(**SIZES, embedding_size=16) if name == "electra" else config(name)
-    text = TextSpec(100, 16, special, ("a", "b", "c"))
+    text = TextSpec(100, 16, special, ("a", "b", "c"), pairs=True)
     body = huggingface(config=chosen, text_spec=text, question="sequence")
     network = build_network(body, body.head)  # type: ignore[arg-type]
     for group in network.groups:
@@ -138,6 +138,52 @@ def test_what_sees_the_answer_does_not_model_the_next_token(kind: str) -> None:
     chosen = getattr(transformers, kind)(**SIZES)
     with pytest.raises(ValueError, match="sees the tokens that it should predict"):
         huggingface(config=chosen, text_spec=spec("causal"), question="causal")
+
+
+def test_a_decoder_that_is_not_cut_finds_the_end_of_a_text() -> None:
+    """The library's head looks for it by the padding token, of which such models often know none."""
+    import transformers
+
+    from tests.text.small import SIZES
+
+    chosen = transformers.GPTNeoXConfig(**SIZES)
+    body = huggingface(config=chosen, text_spec=TextSpec(100, 16, {"eos": 2}, ("a", "b", "c")), question="sequence")
+    network = build_network(body, body.head)  # type: ignore[arg-type]
+    for group in network.groups:
+        group.module.eval()
+    batch, source = tokens((10, 7, 4)), body.source
+    alone = Padded(batch.values[2:, :4], batch.lengths[2:], batch.asked[2:])
+    with torch.no_grad():
+        assert torch.allclose(network.forward(batch)[2], network.forward(alone)[0], atol=1e-5)
+    assert source.config.pad_token_id is None  # type: ignore[union-attr]
+
+
+def test_the_exported_tokenizer_tells_the_model_of_pairs(tmp_path: Path) -> None:
+    import transformers
+
+    from hydratune.data.tokenizer import TokenizerRecipe
+    from hydratune.tasks.text import SequenceClassification
+    from tests.text.small import Texts
+
+    rows = [((f"it rains {i}", "it is wet"), "yn"[i % 2]) for i in range(40)]
+    data = Texts(SequenceClassification(), {"train": rows}, TokenizerRecipe(vocab_size=120))
+    body = huggingface(config=config("bert"), text_spec=data.spec(), question="sequence")
+    network = build_network(body, body.head)  # type: ignore[arg-type]
+    for group in network.groups:
+        group.module.eval()
+    assert body.export is not None
+    data.keep(tmp_path, export=True)
+    body.export(tmp_path, {n: t.detach() for n, t in network.state_dict().items()})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = next(
+        data.stream(data.split("val"), body, 4, torch.device("cpu"), 0, torch.contiguous_format, 0, 1, False).once()
+    )
+    pairs = [data.parts["val"][i][0] for i in batch.ids.tolist()]
+    given = tokenizer([a for a, _ in pairs], [b for _, b in pairs], padding=True, return_tensors="pt")
+    assert given["token_type_ids"].sum() > 0
+    with torch.no_grad():
+        assert torch.allclose(network.forward(batch.inputs), model(**given).logits, atol=1e-5)
 
 
 def test_what_reads_its_answer_off_the_filling_is_refused() -> None:

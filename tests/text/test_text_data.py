@@ -63,7 +63,10 @@ def test_the_same_texts_train_the_same_tokenizer(kind: str, tmp_path: Path) -> N
     assert one.digest == other.digest
     assert one.vocab_size == 258 if kind == "bytes" else one.vocab_size <= 300
     one.save(tmp_path / "kept", 64)
-    assert json.loads((tmp_path / "kept" / "tokenizer_config.json").read_text())["model_max_length"] == 64
+    again = TokenizerRecipe().tokenizer(list, "", str(tmp_path / "kept"))
+    for longest, said in ((32, 64), (128, 128)):  # what it was told before is not made shorter
+        again.save(tmp_path / "again", longest)
+        assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["model_max_length"] == said
     again = TokenizerRecipe().tokenizer(list, "", str(tmp_path / "kept"))
     assert again.digest == one.digest and again.special == one.special
 
@@ -308,7 +311,13 @@ def test_a_folder_with_parts_and_no_header(tmp_path: Path) -> None:
         ("text,label\nhi,a\nho\n", {}, "rows.csv line 3 has 1 value for 2 columns; values that hold a comma need"),
         ("text,label\nhi,a\nhello, world,b\n", {}, "rows.csv line 3 has 3 values for 2 columns"),
         ("text,label\nhi,a\nho,\n", {}, "dataset.label=label: is empty in .*rows.csv line 3"),
-        ('text,label\n"hi,a\nho,b\n', {}, "rows.csv line 3: unexpected end of data"),
+        (
+            'text,label\n"hi,a\nho,b\n',
+            {},
+            "rows.csv line 3: unexpected end of data .*a quote within a value is doubled",
+        ),
+        ("text;label\nhi, you;a\n", {}, "rows.csv has no commas between its values"),
+        ("text,label\n", {}, "train has no rows"),
         (b"\xff\xfeh\0i\0", {}, "rows.csv is not UTF-8: byte 0xff in line 1; iconv -f utf-16"),
     ],
 )
@@ -454,7 +463,7 @@ def test_no_word_tells_the_sentiment_and_no_name_the_entity() -> None:
 # ---- words
 
 
-def test_words_of_bytes_keep_their_spaces() -> None:
+def test_words_of_bytes_keep_their_spaces(tmp_path: Path) -> None:
     """As transformers does with add_prefix_space, which its example for entities sets for such tokenizers."""
     import transformers
     from tokenizers import pre_tokenizers
@@ -472,6 +481,9 @@ def test_words_of_bytes_keep_their_spaces() -> None:
         ids = theirs.word_ids(i)
         expected += [w if w != before else -1 for w, before in zip(ids, [None, *ids], strict=False)]
     assert begins.tolist() == expected
+    own.save(tmp_path / "export", 64, words=True)  # reads words as they were read here
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    assert again([words, ["text"]], is_split_into_words=True)["input_ids"] == theirs["input_ids"]
 
 
 @given(st.lists(st.text("abcd'é.-", min_size=1, max_size=6), min_size=1, max_size=8))

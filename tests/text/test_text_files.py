@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hydratune.data.labelled_text import ColumnFiles, TextTable
-from hydratune.data.text_files import lines_of, parts_of
+from hydratune.data.text_files import Parts, lines_of, parts_of
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.tasks.text import SequenceClassification, TokenClassification
 from tests.text.small import Texts, sentences
@@ -40,28 +40,33 @@ def rows_of(path: Path, content: str, **more: Any) -> list[Any]:
     ],
 )
 def test_parts_are_found_however_they_are_called(names: tuple[str, ...], tmp_path: Path) -> None:
-    for name in (*names, "README.txt"):
+    for name in (*names, ".ipynb_checkpoints/train-checkpoint.csv", "__MACOSX/._train.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     train, val, test = (tmp_path / name for name in names)
-    assert parts_of(tmp_path, ENDINGS) == {"train": [train], "val": [val], "test": [test]}
+    assert parts_of(tmp_path, ENDINGS) == Parts({"train": [train], "val": [val], "test": [test]})
 
 
-def test_files_that_are_called_nothing_are_all_train(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("how_to_test.txt", "one.txt", "two.txt")]
-    for file in files:
-        file.write_text("x")
-    assert parts_of(tmp_path, ENDINGS) == {"train": files}
+@pytest.mark.parametrize(
+    "names", [("how_to_test.txt", "one.txt"), ("index.txt", "training.txt"), ("a/test.txt", "b.txt")]
+)
+def test_files_that_are_called_nothing_are_all_train(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert parts_of(tmp_path, ENDINGS) == Parts({"train": [tmp_path / name for name in names]})
 
 
 def test_parts_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "test.csv").write_text("x")
-    (tmp_path / "reviews.csv").write_text("x")
+    for name in ("test.csv", "reviews.csv"):
+        (tmp_path / name).write_text("text,label\n" + "a,x\nb,y\n" * 9)
     with pytest.raises(ValueError, match=r"has test.csv, but nothing that is called train"):
         parts_of(tmp_path, ENDINGS)
-    (tmp_path / "train.csv").write_text("x")
-    with pytest.raises(ValueError, match=r"reviews.csv lies beside files called train"):
-        parts_of(tmp_path, ENDINGS)
+    assert len(parts_of(tmp_path, ENDINGS, labelled=False).files["train"]) == 2  # chapters, perhaps
+    (tmp_path / "train.csv").write_text("text,label\n" + "c,x\nd,y\n" * 9)
+    assert parts_of(tmp_path, ENDINGS).left_alone == [tmp_path / "reviews.csv"]
+    said = table(tmp_path).keep(tmp_path / "tokenizer")
+    assert said.endswith("left alone, as they are called neither train, val nor test: reviews.csv")
 
 
 # ---- tables
@@ -114,6 +119,11 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     split, own = data.split("train"), data.tokenizer
     first = split.tokens[: int(split.lengths[0])].tolist()
     assert first.count(own.special["sep"]) == 2 and first[0] == own.special["cls"]
+    assert data.spec().pairs and not table(tmp_path / "a.tsv", text="premise").spec().pairs
+    bare = TextTable(SequenceClassification(), TokenizerRecipe(kind="bytes"), str(tmp_path / "a.tsv"),
+                     text=["premise", "hypothesis"])  # fmt: skip
+    with pytest.raises(ValueError, match="this tokenizer puts nothing between the texts of a pair"):
+        bare.spec()
     with pytest.raises(ValueError, match="one column, or two of pairs"):
         rows_of(tmp_path / "a.tsv", content, text=["premise", "hypothesis", "label"])
     with pytest.raises(ValueError, match="dataset.text=hypotesis: .* nearest: hypothesis"):
@@ -139,6 +149,9 @@ def columns(path: Path, content: str, **more: Any) -> list[Any]:
 def test_words_that_look_like_something_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     assert columns(path, "# O\nEU B-ORG\n# O\n") == [(["#", "EU", "#"], ["O", "B-ORG", "O"])]
+    assert columns(path, "# id 5\tdomain=en\nEU _ _ B-ORG\n\n# id 6\tdomain=en\nall _ _ O") == [
+        (["EU"], ["B-ORG"]), (["all"], ["O"])
+    ]  # fmt: skip
     assert columns(path, "# text = EU\nEU B-ORG\n\n# newpar\nall O") == [(["EU"], ["B-ORG"]), (["all"], ["O"])]
     assert columns(path, "EU\tB-ORG \nin\xa0fact\tO\t\n".replace("O\t\n", "O\n")) == [
         (["EU", "in\xa0fact"], ["B-ORG", "O"])

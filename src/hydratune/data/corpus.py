@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hydratune.data.dataset import SPLITS, completed
 from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_files import lines_of, parts_of, read_text
+from hydratune.data.text_files import Parts, lines_of, parts_of, read_text
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
@@ -142,10 +142,17 @@ class TextCorpus(Corpus):
         self.path, self.kind = Path(path).expanduser(), documents
 
     def documents(self) -> dict[str, list[str]]:
-        parts = {k: list(map(read_text, v)) for k, v in parts_of(self.path, (".txt", ".md", ".rst", ".text")).items()}
+        parts = {part: list(map(read_text, files)) for part, files in self._files.files.items()}
         if self.kind == "line":
             parts = {k: [line for text in v for line in lines_of(text) if line.strip()] for k, v in parts.items()}
         return parts
+
+    @cached_property
+    def _files(self) -> Parts:
+        return parts_of(self.path, (".txt", ".md", ".rst", ".text"), labelled=False)
+
+    def left_alone(self) -> Sequence[Path]:
+        return self._files.left_alone
 
 
 class PythonDocumentation(Corpus):

@@ -57,8 +57,11 @@ class Dataset(ABC):
         """A digest of what no name and no number in the configuration identifies; empty where there is none."""
         return ""
 
-    def keep(self, directory: Path) -> str:
-        """Put there what a run's weights are of no use without. Returns a line on it; empty where there is nothing."""
+    def keep(self, directory: Path, export: bool = False) -> str:
+        """Put there what a run's weights are of no use without. Returns a line on it; empty where there is nothing.
+
+        export: for the model's own library to read.
+        """
         return ""
 
 

@@ -64,7 +64,8 @@ class HubTexts(LabelledTexts):
                 dropped[part] = dropped.get(part, 0) + len(found[own]) - len(labelled)
         if "train" not in rows:
             raise ValueError(f"dataset.name={self.name}: has no train part; parts: {', '.join(found)}")
-        return rows, dropped, list(getattr(found["train"].features[self.label], "names", None) or [])
+        first = next(own for own in found if part_named(own) == "train")
+        return rows, dropped, list(getattr(found[first].features[self.label], "names", None) or [])
 
     def _rows(self, table: Any, part: str) -> list[tuple[Text, str]]:
         columns = [*(("text", name) for name in columns_of(self.text)), ("label", self.label)]

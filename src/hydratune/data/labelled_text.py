@@ -14,7 +14,7 @@ import torch
 
 from hydratune.data.dataset import SPLITS, carve, completed
 from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_files import cell, lines_of, parts_of, read_text, table_rows
+from hydratune.data.text_files import Parts, cell, lines_of, parts_of, read_text, table_rows
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
@@ -23,7 +23,7 @@ Text = str | tuple[str, str]  # or a pair of them
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
-COMMENT = re.compile(r"# .* = |# new(doc|par)\b")  # of CoNLL-U; "# O" is a word with its tag
+COMMENT = re.compile(r"#.*=|#\s*(id|sent|newdoc|newpar)\b")
 
 
 def columns_of(text: Any) -> list[Any]:
@@ -66,7 +66,10 @@ class Labelled(TextDataset):
     @cached_property
     def parts(self) -> dict[str, list[Any]]:
         """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
-        return completed(self.rows(), self.val_share, self.test_share, self._divided)
+        rows = self.rows()
+        if not rows["train"]:
+            raise ValueError("dataset: train has no rows")
+        return completed(rows, self.val_share, self.test_share, self._divided)
 
     def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
         firsts = [self.labels_of(row)[0] for row in rows]
@@ -106,6 +109,9 @@ class Labelled(TextDataset):
 
 class LabelledTexts(Labelled):
     """Base of the sets of texts with a label each: rows of (text, label), or of ((text, text), label)."""
+
+    def pairs(self) -> bool:
+        return isinstance(self.parts["train"][0][0], tuple)
 
     def text_of(self, row: tuple[Text, str]) -> str:
         return row[0] if isinstance(row[0], str) else "\n".join(row[0])
@@ -151,7 +157,14 @@ class TextTable(LabelledTexts):
         self.header, self.quote = header, quote
 
     def rows(self) -> dict[str, list[Any]]:
-        return {part: [r for f in files for r in self._read(f)] for part, files in parts_of(self.path, TABLES).items()}
+        return {part: [r for f in files for r in self._read(f)] for part, files in self._files.files.items()}
+
+    @cached_property
+    def _files(self) -> Parts:
+        return parts_of(self.path, TABLES)
+
+    def left_alone(self) -> Sequence[Path]:
+        return self._files.left_alone
 
     def _read(self, path: Path) -> Iterator[tuple[Text, str]]:
         for where, row in table_rows(path, self.header, self.quote):
@@ -190,19 +203,29 @@ class ColumnFiles(TaggedSentences):
         self.path, self.word, self.tag = Path(path).expanduser(), word, tag
 
     def rows(self) -> dict[str, list[Any]]:
-        endings = (".txt", ".conll", ".conllu", ".iob", ".bio", ".tsv")
-        return {k: [s for f in files for s in self._read(f)] for k, files in parts_of(self.path, endings).items()}
+        return {part: [s for f in files for s in self._read(f)] for part, files in self._files.files.items()}
+
+    @cached_property
+    def _files(self) -> Parts:
+        return parts_of(self.path, (".txt", ".conll", ".conllu", ".iob", ".bio", ".tsv"))
+
+    def left_alone(self) -> Sequence[Path]:
+        return self._files.left_alone
 
     def _read(self, path: Path) -> Iterator[tuple[list[str], list[str]]]:
         words: list[str] = []
         tags: list[str] = []
-        for number, line in enumerate([*lines_of(read_text(path)), ""], 1):
-            if not line.strip() or line.startswith("-DOCSTART-") or (not words and COMMENT.match(line)):
+        lines = [*lines_of(read_text(path)), ""]
+        width = len(_cells(next((x for x in lines if x.strip() and x[0] not in "#-"), "")))
+        for number, line in enumerate(lines, 1):
+            # "# O" is a word with its tag, where others have one as well
+            comment = not words and line[:1] == "#" and bool(COMMENT.match(line) or len(_cells(line)) != width)
+            if not line.strip() or line.startswith("-DOCSTART-") or comment:
                 if words:
                     yield words, tags
                 words, tags = [], []
                 continue
-            cells = [c.strip() for c in line.split("\t")] if "\t" in line.strip() else re.split(" +", line.strip())
+            cells = _cells(line)
             count = len(cells)
             if not all(-count <= at < count for at in (self.word, self.tag)) or (self.word - self.tag) % count == 0:
                 raise ValueError(
@@ -213,3 +236,9 @@ class ColumnFiles(TaggedSentences):
                 raise ValueError(f"dataset: {path} line {number} has an empty {'tag' if cells[self.word] else 'word'}")
             words.append(cells[self.word])
             tags.append(cells[self.tag])
+
+
+def _cells(line: str) -> list[str]:
+    """Columns between tabs where there are any, else between spaces."""
+    stripped = line.strip(" ")
+    return [cell.strip() for cell in line.split("\t")] if "\t" in stripped else re.split(" +", stripped)

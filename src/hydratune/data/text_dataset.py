@@ -69,6 +69,14 @@ class TextDataset(Dataset):
     def class_names(self) -> Sequence[str]:
         return ()
 
+    def pairs(self) -> bool:
+        """Whether a sample is two texts."""
+        return False
+
+    def left_alone(self) -> Sequence[Path]:
+        """Files that lie beside its parts, and are none of them."""
+        return ()
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return self.recipe.tokenizer(self.texts, self.digest(), self.inherited)
@@ -79,7 +87,12 @@ class TextDataset(Dataset):
 
     def spec(self) -> TextSpec:
         own = self.tokenizer
-        return TextSpec(own.vocab_size, self.max_length, own.special, tuple(self.class_names()), own.token_bytes)
+        if self.pairs() and not own.parts_pairs:
+            raise ValueError(
+                "dataset.text: this tokenizer puts nothing between the texts of a pair; kind=wordpiece does"
+            )
+        names = tuple(self.class_names())
+        return TextSpec(own.vocab_size, self.max_length, own.special, names, self.pairs(), own.token_bytes)
 
     def supplied(self) -> Mapping[str, Any]:
         return {"text_spec": self.spec(), "question": self.task.question}
@@ -121,9 +134,12 @@ class TextDataset(Dataset):
             rows.append((as_cell(self.tokenizer.decode(tokens, special=True)), as_cell(said)))
         return {"batch": markdown_table(("text", "asked for"), rows)}
 
-    def keep(self, directory: Path) -> str:
-        self.tokenizer.save(directory, self.max_length)
-        return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens"
+    def keep(self, directory: Path, export: bool = False) -> str:
+        self.tokenizer.save(directory, self.max_length, words=export and self.task.question == "token")
+        other = [p.name for p in self.left_alone()]
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        said = f"; left alone, as they are called neither train, val nor test: {', '.join(other[:3])}{more}"
+        return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens{said if other else ''}"
 
     def of_texts(self, texts: Sequence[str | tuple[str, str]], labels: Tensor) -> TextSplit:
         """A sample of each text, or pair of texts."""

@@ -9,10 +9,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-BESIDE = ("readme", "license", "licence", "changelog", "contributing")  # files that lie in folders and are no data
+ALIASES = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+MORE = {"training": "train", "testing": "test"}  # in a name with other words
 BYTE_ORDER = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -54,44 +54,54 @@ def digest_of(parts: Iterable[str]) -> str:
 def part_named(name: str) -> str | None:
     """train, val or test, where a name says so at its beginning or its end: validation_matched, wiki.train, DEV."""
     words = [word for word in re.split(r"[-_. ]+", name.lower()) if word]
-    for end in (words[:1], words[-1:]):
-        for part, names in ALIASES.items():
-            if end and end[0] in names:
-                return part
-    return None
+    said = [_part_called(end) or MORE.get(end) for end in (*words[:1], *words[-1:])]
+    return next((part for part in said if part), None)
 
 
-def parts_of(path: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
-    """{"train": files, ...}: a file is all of it; a folder has files or folders called train, val (dev) and test, or is
-    all of it.
+def _part_called(name: str) -> str | None:
+    return next((part for part, names in ALIASES.items() if name.lower() in names), None)
 
-    Raises ValueError where some files are called so and others are not, or there are val or test and no train.
+
+class Parts(NamedTuple):
+    """Which files are train, val and test, and which are none of these."""
+
+    files: Mapping[str, Sequence[Path]]
+    left_alone: Sequence[Path] = ()
+
+
+def parts_of(path: Path, endings: Sequence[str], labelled: bool = True) -> Parts:
+    """A file is train; of a folder, what is called so.
+
+    Those that are called exactly train, val (dev) or test, or lie in folders that are; where no train is among them and
+    every file's name begins or ends so, as of train-00000-of-00001 and wiki.train, these; else all of it is train.
+
+    Raises ValueError where some are called val or test and none train, unless it is text without labels: nobody can
+    tell chapters from parts then.
     """
     if path.is_file():
-        return {"train": [path]}
+        return Parts({"train": [path]})
     if not path.is_dir():
         raise ValueError(f"dataset.path={path}: no such file or folder")
     every = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in endings]
-    every = [p for p in every if p.stem.lower() not in BESIDE]
+    every = [p for p in every if not any(n.startswith((".", "__MACOSX")) for n in p.relative_to(path).parts)]
     if not every:
         raise ValueError(f"dataset.path={path}: holds no {' or '.join(endings)} files")
-    found: dict[str | None, list[Path]] = {}
-    plain: list[Path] = []  # called so and not otherwise: somebody meant it
+    exact: dict[str | None, list[Path]] = {}
+    alike: dict[str | None, list[Path]] = {}
     for file in every:
-        *folders, stem = [*file.relative_to(path).parts[:-1], file.stem]
-        named = [part for part in map(part_named, [*folders, stem]) if part]
-        found.setdefault(named[0] if named else None, []).append(file)
-        plain += [file] * any(word.lower() in names for word in [*folders, stem] for names in ALIASES.values())
-    if "train" not in found:
-        if plain:
-            raise ValueError(f"dataset.path={path}: has {plain[0].relative_to(path)}, but nothing that is called train")
-        return {"train": every}
-    if other := found.pop(None, []):
-        raise ValueError(
-            f"dataset.path={path}: {other[0].relative_to(path)} lies beside files called train, and is called neither "
-            "that nor val or test; give it such a name, or put it elsewhere"
-        )
-    return {part: files for part, files in found.items() if part}
+        *folders, _ = file.relative_to(path).parts
+        named = _part_called(folders[0]) if folders else _part_called(file.stem)
+        exact.setdefault(named, []).append(file)
+        alike.setdefault(named or part_named(folders[0] if folders else file.stem), []).append(file)
+    if "train" in exact:
+        other = exact.pop(None, [])
+        return Parts({part: files for part, files in exact.items() if part}, other)
+    if "train" in alike and len(alike) > 1 and None not in alike:
+        return Parts({part: files for part, files in alike.items() if part})
+    meant = [file for part, files in exact.items() if part for file in files]
+    if meant and labelled:
+        raise ValueError(f"dataset.path={path}: has {meant[0].relative_to(path)}, but nothing that is called train")
+    return Parts({"train": every})
 
 
 # ---- tables
@@ -121,18 +131,21 @@ def _separated_rows(path: Path, content: str, header: bool, quote: str | None) -
                 continue
             if not width:
                 width = len(cells)
+                if width == 1 and not tabs and (";" in cells[0] or "\t" in cells[0]):
+                    raise ValueError(
+                        f"dataset: {path} has no commas between its values; save it with commas, or as .tsv"
+                    )
                 if header:
                     names = [cell.strip() for cell in cells]
                     continue
             if len(cells) != width:
-                hint = "; values that hold a comma need quotes" if not tabs and mark else ""
-                raise ValueError(
-                    f"dataset: {path} line {reader.line_num} has {len(cells)} value{'s' * (len(cells) > 1)} for "
-                    f"{width} columns{hint}"
-                )
+                hint = "; values that hold a comma need quotes" if len(cells) > width and not tabs and mark else ""
+                count = f"{len(cells)} value{'s' * (len(cells) > 1)} for {width} column{'s' * (width > 1)}"
+                raise ValueError(f"dataset: {path} line {reader.line_num} has {count}{hint}")
             yield f"{path} line {reader.line_num}", {**dict(enumerate(cells)), **dict(zip(names, cells, strict=False))}
     except csv.Error as error:
-        raise ValueError(f"dataset: {path} line {reader.line_num}: {error}") from None
+        hint = " (a quote within a value is doubled; dataset.quote=null takes quotes for letters)" if mark else ""
+        raise ValueError(f"dataset: {path} line {reader.line_num}: {error}{hint}") from None
 
 
 def _json_rows(path: Path, content: str) -> Iterator[Row]:

@@ -24,6 +24,7 @@ from hydratune.data import vocabulary
 from hydratune.record.features import cache_home
 
 SPECIAL = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+CONFIG = "tokenizer_config.json"
 CHUNK = 4096  # texts that are encoded at a time,
 LETTERS = 2**24  # or of so many letters together
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast", None)  # classes whose tokenizer.json says all
@@ -67,6 +68,11 @@ class Tokenizer:
         for number, added in self.fast.added_tokens_decoder.items():  # but for these, which stand for themselves
             sizes[number] = 0 if added.special else len(added.content.encode())
         return tuple(sizes)
+
+    @property
+    def parts_pairs(self) -> bool:
+        """Whether it puts something between two texts."""
+        return bool(self._backend.num_special_tokens_to_add(True) > self._backend.num_special_tokens_to_add(False))
 
     @property
     def _of_bytes(self) -> bool:
@@ -138,13 +144,20 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
         return self.fast.decode(list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
 
-    def save(self, directory: Path, longest: int) -> None:
-        """As transformers reads it. longest: tokens that it shall cut to where it was never told."""
+    def save(self, directory: Path, longest: int, words: bool = False) -> None:
+        """As transformers reads it. longest: tokens that it cuts to, unless it was told more. words: it is given words
+        alone, before which one of bytes then puts the space that `encode_words` does.
+        """
         self.fast.save_pretrained(directory)
-        file = directory / "tokenizer_config.json"
-        known = json.loads(file.read_text())
-        if known.get("model_max_length", math.inf) > 1e9:
-            file.write_text(json.dumps({**known, "model_max_length": longest}, indent=2, ensure_ascii=False))
+        more: dict[str, Any] = {"add_prefix_space": True} if words and self._of_bytes else {}
+        known = json.loads((directory / CONFIG).read_text())
+        if not longest <= known.get("model_max_length", math.inf) <= 1e9:
+            more["model_max_length"] = longest
+        (directory / CONFIG).write_text(json.dumps({**known, **more}, indent=2, ensure_ascii=False))
+        backend = json.loads((directory / "tokenizer.json").read_text())
+        if "add_prefix_space" in more and backend["pre_tokenizer"]["type"] == "ByteLevel":
+            backend["pre_tokenizer"]["add_prefix_space"] = True
+            (directory / "tokenizer.json").write_text(json.dumps(backend, indent=2, ensure_ascii=False))
 
     @property
     def _nothing(self) -> int:
@@ -222,7 +235,7 @@ def load(name: str, said: str) -> Tokenizer:
 
 def _class_of(home: Path) -> str | None:
     """What tokenizer_config.json calls it; that of the model's kind where there is one."""
-    config = home / "tokenizer_config.json"
+    config = home / CONFIG
     said = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
     return said or ("of the model" if (home / "config.json").is_file() else None)
 

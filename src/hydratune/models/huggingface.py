@@ -69,7 +69,9 @@ def huggingface(
         raise ValueError(
             f"model: {chosen.model_type} has no head for this task ({str(error).splitlines()[0]})"
         ) from None
-    typed = question == "sequence" and getattr(chosen, "type_vocab_size", 0) > 1
+    typed = (
+        text_spec.pairs and getattr(chosen, "type_vocab_size", 0) > 1 and chosen.model_type not in text_groups.OFFSET
+    )
     groups, head = family(source, question, text_spec.special.get("sep") if typed else None)
     loader = (lambda: _weights(name, source)) if name is not None and weights else None
 
@@ -78,6 +80,8 @@ def huggingface(
         if source.config.pad_token_id is None:  # the library's heads look for the end of a text by it
             more["pad_token_id"] = text_spec.special.get("pad", text_spec.special.get("eos"))
         _export(source, directory, tensors, more)
+        if typed:  # transformers' tokenizer tells the model of them where it is told to
+            _tell_types(directory / "tokenizer_config.json")
 
     return Body(source, groups, head_name="", head=head, weights=loader, classes=classes, export=export)
 
@@ -178,3 +182,9 @@ def _export(source: nn.Module, directory: Path, tensors: Mapping[str, Tensor], m
         setattr(config, key, value)
     config.save_pretrained(directory)
     save_file({k: t.contiguous() for k, t in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
+
+
+def _tell_types(file: Path) -> None:
+    if file.is_file():
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}, indent=2))

@@ -95,6 +95,8 @@ class Rest(nn.Module):
         self.rest = copy.copy(source)  # its own list of modules; the modules are the source's
         self.rest._modules = {**source._modules, source.base_model_prefix: _Given()}
         self.question, self.prefix, self.pad = question, source.base_model_prefix, source.config.pad_token_id or 0
+        self.rest.config = copy.deepcopy(source.config)
+        self.rest.config.get_text_config().pad_token_id = self.pad
 
     def forward(self, features: Padded) -> Tensor:
         there = inside(features.lengths, features.values.shape[1])
@@ -139,7 +141,7 @@ def _any(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.
 def _bert(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.Module]:
     model = getattr(source, source.base_model_prefix)
     plain = source.config.model_type == "bert"
-    groups: Groups = [("embeddings", Segments(model.embeddings, separator if plain else None))]  # RoBERTa has no types
+    groups: Groups = [("embeddings", Segments(model.embeddings, separator))]
     groups += [(f"block{i}", EncoderBlock(layer)) for i, layer in enumerate(model.encoder.layer)]
     if question == "sequence":
         groups = _ending(groups, FirstToken())
