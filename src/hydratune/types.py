@@ -53,8 +53,8 @@ class TextSpec:
     max_length: int  # tokens of the longest sequence, special ones included
     special: Mapping[str, int]  # pad, mask, cls, sep, bos, eos, unk -> token number, as far as there are such
     class_names: tuple[str, ...] = ()
-    pairs: bool = False  # whether a sample is two texts
     token_bytes: tuple[int, ...] = ()  # [V] of UTF-8 that each token stands for; empty where that is not exact
+    pairs: bool = False  # whether a sample is two texts
 
     @property
     def num_classes(self) -> int:

@@ -308,8 +308,12 @@ def test_a_folder_with_parts_and_no_header(tmp_path: Path) -> None:
             {"classes": ["a", "b"]},
             "label 'c' .*dataset.classes does not have",
         ),
-        ("text,label\nhi,a\nho\n", {}, "rows.csv line 3 has 1 value for 2 columns; values that hold a comma need"),
-        ("text,label\nhi,a\nhello, world,b\n", {}, "rows.csv line 3 has 3 values for 2 columns"),
+        ("text,label\nhi,a\nho\n", {}, "rows.csv line 3 has 1 value for 2 columns$"),
+        (
+            "text,label\nhi,a\nhello, world,b\n",
+            {},
+            "rows.csv line 3 has 3 values for 2 columns; values that hold a comma need",
+        ),
         ("text,label\nhi,a\nho,\n", {}, "dataset.label=label: is empty in .*rows.csv line 3"),
         (
             'text,label\n"hi,a\nho,b\n',

@@ -64,7 +64,7 @@ def test_parts_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         parts_of(tmp_path, ENDINGS)
     assert len(parts_of(tmp_path, ENDINGS, labelled=False).files["train"]) == 2  # chapters, perhaps
     (tmp_path / "train.csv").write_text("text,label\n" + "c,x\nd,y\n" * 9)
-    assert parts_of(tmp_path, ENDINGS).left_alone == [tmp_path / "reviews.csv"]
+    assert parts_of(tmp_path, ENDINGS).left_alone == (tmp_path / "reviews.csv",)
     said = table(tmp_path).keep(tmp_path / "tokenizer")
     assert said.endswith("left alone, as they are called neither train, val nor test: reviews.csv")
 

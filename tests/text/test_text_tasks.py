@@ -114,9 +114,11 @@ def test_bits_per_byte_and_perplexity() -> None:
     assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
     assert values["log_likelihood"] == -values["loss"]
     assert values["bits_per_byte"] == pytest.approx(float(nats.sum()) / math.log(2) / (1 + 2 + 5 + 5 + 0))
-    words = MaskedLanguage().metrics(TextSpec(4, 8, {}, (), ()), CPU)
-    words.update(outputs, Batch(None, targets, torch.arange(2)))
-    assert "bits_per_byte" not in words.compute()
+    # Hidden words are guessed from both sides, and are not all: no length of a text in bits
+    for sizes in ((), (1, 2, 5, 0)):
+        words = MaskedLanguage().metrics(TextSpec(4, 8, {}, (), sizes), CPU)
+        words.update(outputs, Batch(None, targets, torch.arange(2)))
+        assert "bits_per_byte" not in words.compute()
 
 
 def test_a_sequence_of_special_tokens_is_asked_nothing(tmp_path: Path) -> None:

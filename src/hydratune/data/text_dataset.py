@@ -92,7 +92,7 @@ class TextDataset(Dataset):
                 "dataset.text: this tokenizer puts nothing between the texts of a pair; kind=wordpiece does"
             )
         names = tuple(self.class_names())
-        return TextSpec(own.vocab_size, self.max_length, own.special, names, self.pairs(), own.token_bytes)
+        return TextSpec(own.vocab_size, self.max_length, own.special, names, own.token_bytes, self.pairs())
 
     def supplied(self) -> Mapping[str, Any]:
         return {"text_spec": self.spec(), "question": self.task.question}

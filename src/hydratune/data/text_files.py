@@ -94,8 +94,7 @@ def parts_of(path: Path, endings: Sequence[str], labelled: bool = True) -> Parts
         exact.setdefault(named, []).append(file)
         alike.setdefault(named or part_named(folders[0] if folders else file.stem), []).append(file)
     if "train" in exact:
-        other = exact.pop(None, [])
-        return Parts({part: files for part, files in exact.items() if part}, other)
+        return Parts({part: files for part, files in exact.items() if part}, tuple(exact.get(None, ())))
     if "train" in alike and len(alike) > 1 and None not in alike:
         return Parts({part: files for part, files in alike.items() if part})
     meant = [file for part, files in exact.items() if part for file in files]
