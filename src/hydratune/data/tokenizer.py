@@ -226,7 +226,7 @@ def load(name: str, said: str) -> Tokenizer:
         else:  # of the model's kind, which knows what tokens are special
             fast = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).split(". ")[0][:300]  # the library's first sentence; more are advice
         raise ValueError(f"dataset.tokenizer.name={name}: no tokenizer could be read there ({reason})") from None
     if getattr(fast, "backend_tokenizer", None) is None:
         raise ValueError(f"dataset.tokenizer.name={name}: is no tokenizer of the `tokenizers` library")

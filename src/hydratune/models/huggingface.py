@@ -93,7 +93,7 @@ def _read(transformers: Any, name: str) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.name={name}: no such directory, and it could not be had from the hub "
-            f"({' '.join(str(error).split())[:200]})"
+            f"({' '.join(str(error).split()).split('. ')[0][:300]})"
         ) from None
 
 
