@@ -193,6 +193,7 @@ def test_interrupt_stops_all_within_seconds(tmp_path: Path) -> None:
     finally:
         process.kill()  # nothing that trains for ever is left behind by a test that fails
     assert process.returncode == 130 and "interrupted" in errors
+    assert f"the same command with hydra.sweep.dir={tmp_path / 's'} goes on" in errors
     statuses = {record(p.parent)["status"] for p in tmp_path.glob("s/*/run.json")}
     assert statuses == {"interrupted"}
 

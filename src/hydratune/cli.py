@@ -8,6 +8,7 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune import command, signals
@@ -39,7 +40,8 @@ def _hidden_in_logs() -> None:
 def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
     _hidden_in_logs()
-    with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep()):
+    home = os.path.relpath(HydraConfig.get().runtime.output_dir)
+    with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), quiet=command.rank() > 0, run=home):
         return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
 

@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,18 +92,19 @@ def wants_traceback(arguments: Sequence[str]) -> bool:
 
 @contextmanager
 def readable_errors(
-    arguments: Sequence[str], traceback: bool, leave: bool = True, quiet: bool = False
+    arguments: Sequence[str], traceback: bool, leave: bool = True, quiet: bool = False, run: str | None = None
 ) -> Iterator[None]:
     """One or two lines for what a user can mend; everything where a traceback is wanted, or the fault is ours.
 
     leave: end the process with status 2; else the error goes on to whoever counts it. quiet: another process says it.
+    run: directory of the one that this is about.
     """
     try:
         yield
     except KeyboardInterrupt as stopped:
         name = "" if str(stopped) in ("", "SIGINT") else f" by {stopped}"
         if not quiet:
-            print(f"interrupted{name}; resume=<run directory> goes on from the last checkpoint", file=sys.stderr)
+            print(f"interrupted{name}{_goes_on(run)}", file=sys.stderr)
         sys.exit(getattr(stopped, "status", 130))
     except Exception as error:
         text = explain(error, arguments)
@@ -117,6 +119,14 @@ def readable_errors(
         if not leave:
             raise
         sys.exit(2)
+
+
+def _goes_on(run: str | None) -> str:
+    if run is not None:
+        return f"; hydratune resume={shlex.quote(run)} goes on from the last checkpoint"
+    launcher = sys.modules.get("hydratune.sweep.launcher")
+    sweeps = launcher.directories() if launcher is not None else ()
+    return "".join(f"; the same command with hydra.sweep.dir={shlex.quote(str(d))} goes on" for d in sweeps)
 
 
 def leave() -> None:

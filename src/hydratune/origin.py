@@ -202,7 +202,15 @@ def _pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) -
         if runtime.rank == 0:
             _record_overrides(directory, overrides)
         pretraining = Job(config, directory, choices, overrides, job.text, job.trust, job.command, job.sweep)
-        return pretrain(pretraining)
+        try:
+            return pretrain(pretraining)
+        except ValueError as error:
+            if type(error) is not ValueError:  # a fault of ours
+                raise
+            raise ValueError(
+                f"the pretraining of init_from=auto, dataset@pretrain.dataset={choices['dataset']}: {error}; "
+                "init_from=RUN takes the weights of a run that is there, init_from=null none"
+            ) from error
 
 
 def _finished_run(outputs: Path, wanted: str, content: Mapping[str, Any], screen: Screen) -> str:
@@ -216,8 +224,8 @@ def _finished_run(outputs: Path, wanted: str, content: Mapping[str, Any], screen
             screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known['ended']}")
             return str(found.parent)
         if known["made_of"]["model"] == content["model"]:
-            others.append(found.parent)
-    for other in others[-3:]:
+            others.append((known["ended"], found.parent))
+    for _, other in sorted(others)[-3:]:
         screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
     return ""
 

@@ -97,6 +97,8 @@ def finish(
         seconds=run.seconds,
         checkpoint={"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
     )
+    if trial.stopped is not None:
+        screen.line(f"stopped after {trial.history[-1][0]} of {trial.num_steps} steps: {trial.stopped}")
     story.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}")
     return Result(job.directory, metrics[f"val_{monitor}"], run.record)
 

@@ -81,6 +81,8 @@ def show_result(screen: Screen, run: Run, job: Job, metrics: Mapping[str, float]
     screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
     beside = [k.removeprefix("val_") for k in metrics if k.startswith("val_") and k != f"val_{monitor}"]
     screen.table("beside it", ("metric", "val", "test"), [[k, *shown(metrics, k)] for k in beside])
+    if metrics.get("val_mcc") == 0:  # Matthews' correlation of what never changes
+        screen.line("one class is said of every sample of val: freeze=none, more epochs or another rate may learn more")
     screen.line(f"run directory:  {shown_path(job.directory)}")
     screen.line(f"look at it:     tensorboard --logdir {shlex.quote(str(job.config['outputs']))}")
 

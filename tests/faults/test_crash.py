@@ -141,6 +141,7 @@ def test_a_signal_ends_it_at_a_boundary_with_its_status(tmp_path: Path, unbroken
     assert stopped.returncode == 128 + signal.Signals[name], stopped.stdout + stopped.stderr
     assert "interrupted" in stopped.stderr and "Traceback" not in stopped.stderr and time.monotonic() - began < 30
     if where != "start":
+        assert "hydratune resume=run goes on from the last checkpoint" in stopped.stderr
         assert record(tmp_path / "run")["status"] == "interrupted"
         assert saved(tmp_path / "run")[-1] == {"train": 3, "evaluation": 6}[where]
     again = run(*options, cwd=tmp_path, FAULT=f"{where}:{name}")

@@ -90,8 +90,30 @@ def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -
     assert recipe.tokenizer(list, "", str(tmp_path / "one")).vocab_size
     with pytest.raises(ValueError, match=r"dataset.tokenizer.name=.*one: is not the tokenizer that the weights"):
         recipe.tokenizer(list, "", str(tmp_path / "two"))
-    with pytest.raises(ValueError, match="no tokenizer could be read there"):
+    with pytest.raises(ValueError, match="no tokenizer could be read there .no such directory"):
         TokenizerRecipe(name=str(tmp_path / "nothing")).tokenizer(list, "", None)
+
+
+@pytest.mark.parametrize(
+    ("trained_as", "wished", "said"),
+    [
+        ({}, {}, ""),
+        ({}, {"kind": "wordpiece", "lowercase": False}, ""),
+        ({}, {"lowercase": True}, "it is wordpiece, with capitals: lowercase=true asks for another pretraining"),
+        ({"lowercase": True}, {"lowercase": True}, ""),
+        ({"lowercase": True}, {"kind": "bpe", "lowercase": False}, "it is wordpiece, lower case: kind=bpe and lower"),
+        ({"kind": "bpe", "vocab_size": 300}, {"kind": "bpe"}, ""),
+        ({"kind": "bpe", "vocab_size": 300}, {"kind": "bytes"}, "kind=bytes asks for another pretraining"),
+        ({"kind": "bytes"}, {}, ""),
+        ({"kind": "bytes"}, {"kind": "wordpiece"}, "it is bytes, with capitals: kind=wordpiece asks for another"),
+    ],
+)
+def test_wishes_that_an_inherited_tokenizer_does_not_fulfil_are_told(
+    trained_as: dict[str, Any], wished: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    trained(tmp_path, ["One two three two three"] * 3, **trained_as).save(tmp_path / "kept", 64)
+    told = TokenizerRecipe(**wished).tokenizer(list, "", str(tmp_path / "kept")).said
+    assert said in told and ("asks for" in told) == bool(said), told
 
 
 @given(st.text(max_size=40))
@@ -431,7 +453,9 @@ def test_a_data_set_of_the_hub_keeps_its_classes_and_tells_what_it_leaves_out(
     assert data.class_names() == ["entailment", "neutral", "contradiction"]
     assert {k: len(v) for k, v in data.parts.items()} == {"train": 27, "val": 3, "test": 3}
     assert data.parts["val"][0] == (("it rains", "wet"), "contradiction")
-    assert data.remark(data.split("train")) == "10 rows without a label are left out"
+    assert data.remark(data.split("train")) == (
+        "10 rows without a label are left out; 27 texts; entailment 9, neutral 9, contradiction 9"
+    )
 
 
 # ---- generated sets
@@ -512,6 +536,7 @@ def test_words_that_are_cut_off_are_told() -> None:
     rows = [(["alpha"] * 40, ["O"] * 39 + ["B-X"]), (["beta", "\u200b"], ["B-X", "O"])] * 20
     data = Tags(TokenClassification(), {"train": rows})
     said = data.remark(data.split("train"))
+    assert said.startswith("26 sentences of 546 words; 351 ")
     assert "words lie beyond 16 tokens, or have none, and are not scored" in said
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from hydratune.data.corpus import TextCorpus
 from hydratune.data.labelled_text import ColumnFiles, TextTable
 from hydratune.data.text_files import Parts, lines_of, parts_of
 from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.tasks.language import MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
 from tests.text.small import Texts, sentences
 
@@ -21,9 +23,13 @@ def table(path: Path, **more: Any) -> TextTable:
     return TextTable(SequenceClassification(), TokenizerRecipe(vocab_size=150), str(path), **more)
 
 
-def rows_of(path: Path, content: str, **more: Any) -> list[Any]:
+def table_of(path: Path, content: str, **more: Any) -> TextTable:
     path.write_text(content, encoding="utf-8", newline="")
-    return table(path, **more).rows()["train"]
+    return table(path, **more)
+
+
+def rows_of(path: Path, content: str, **more: Any) -> list[Any]:
+    return table_of(path, content, **more).rows()["train"]
 
 
 # ---- parts
@@ -132,9 +138,63 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
 
 def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
     data = Texts(SequenceClassification(), {"train": [("alpha beta gamma " * 20, "yes"), *sentences(40)]})
-    assert data.remark(data.split("train")).endswith("texts are cut at 16 tokens")
+    assert "26 texts, 1 of them cut at 16 tokens; " in data.remark(data.split("train"))
     short = Texts(SequenceClassification(), {"train": [("alpha", "yes"), ("beta", "no")] * 20})
-    assert short.remark(short.split("train")) == ""
+    assert short.remark(short.split("train")) == "26 texts; no 13, yes 13"
+    assert short.remark(short.split("val")) == "divided off train: 6 texts; no 3, yes 3"
+    own = {"train": [("alpha", f"c{i}") for i in range(20)] * 2, "val": [("alpha", "c3")], "test": [("alpha", "c3")]}
+    many = Texts(SequenceClassification(), own)
+    assert many.remark(many.split("val")) == "1 texts; 20 classes of 0 to 1 texts"
+
+
+def test_texts_of_nothing_are_told_and_refused_where_there_are_no_others(tmp_path: Path) -> None:
+    rows = [("", "yes"), ("alpha", "yes"), ("beta", "no")] * 20
+    data = Texts(SequenceClassification(), {"train": rows, "val": rows[:3], "test": rows[:3]})
+    assert data.remark(data.split("train")) == "60 texts, 20 of them empty; no 20, yes 40"
+    with pytest.raises(ValueError, match="every text of train is empty"):
+        table_of(tmp_path / "a.csv", "text,label\n ,a\n ,b\n" * 1).parts  # noqa: B018
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_told() -> None:
+    known = [("alpha beta", "yes"), ("beta alpha", "no")] * 20
+    data = Texts(SequenceClassification(), {"train": known, "val": [("щука рак", "yes")], "test": known})
+    assert "unknown" not in data.remark(data.split("train"))
+    assert data.remark(data.split("val")).endswith("; 100% of the tokens are unknown to this tokenizer")
+
+
+def test_blanks_around_labels_make_no_classes(tmp_path: Path) -> None:
+    assert rows_of(tmp_path / "a.csv", "text,label\nx,a\ny,a \nz, b\n") == [("x", "a"), ("y", "a"), ("z", "b")]
+
+
+def test_a_column_that_is_there_twice_is_asked_for_by_number(tmp_path: Path) -> None:
+    content = "text,label,text,more,more\nx,a,y,1,2\n"
+    with pytest.raises(ValueError, match="a.csv has 2 columns called text; say which by its number, 0 or 2"):
+        rows_of(tmp_path / "a.csv", content)
+    assert rows_of(tmp_path / "a.csv", content, text=2) == [("y", "a")]
+
+
+@pytest.mark.parametrize(("count", "part"), [(3, "test"), (1, "test")])
+def test_labels_that_divide_nothing_are_named(count: int, part: str, tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(f"words,id{i}\n" for i in range(count))
+    with pytest.raises(ValueError, match=f"no label occurs twice in the {count} rows .* 'id0', .* can be {part}"):
+        table_of(tmp_path / "a.csv", content).parts  # noqa: B018
+
+
+def test_tables_are_no_prose_and_lines_end_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nx,a\n")
+    with pytest.raises(ValueError, match="is a table, whose columns would all be read as prose"):
+        TextCorpus(MaskedLanguage(), TokenizerRecipe(), str(tmp_path / "a.csv")).documents()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    data = TextCorpus(MaskedLanguage(), TokenizerRecipe(), str(tmp_path / "a.txt"))
+    assert data.documents() == {"train": ["one\ntwo\nthree\n"]}
+
+
+def test_a_corpus_with_nothing_to_hide_in_a_part_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one short line Z")
+    data = TextCorpus(MaskedLanguage(), TokenizerRecipe(vocab_size=100), str(tmp_path / "a.txt"))
+    assert len(data.split("train"))
+    with pytest.raises(ValueError, match="the val split has no words to hide, in . letters of text"):
+        data.split("val")
 
 
 # ---- columns

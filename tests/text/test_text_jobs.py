@@ -69,6 +69,33 @@ def test_a_pretraining_is_handed_over_with_its_tokenizer(tmp_path: Path) -> None
     assert "100% of the trunk" in load and "classifier.weight" in load
 
 
+def test_a_pretraining_without_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pretrain.dataset=shapes10: .* takes text, .*; init_from=RUN .*=null none"):
+        run_job(tmp_path, "stage=finetune", *NET, "dataset=sentiment", *SIZES)
+
+
+def test_the_metric_that_selects_can_be_chosen(tmp_path: Path) -> None:
+    few = [*NET, "dataset=sentiment", *SIZES, "init_from=null", "freeze=none", "engine.eval_every=3"]
+    result = run_job(tmp_path, "stage=finetune", *few, "dataset.task.monitor=mcc")
+    assert result.record["monitor"] == "mcc" and result.metric == result.record["metrics"]["val_mcc"]
+    assert result.metric == max(value for _, value in result.record["history"])
+    with pytest.raises(ValueError, match="dataset.task.monitor=top1: one of accuracy, macro_f1, mcc"):
+        run_job(tmp_path / "other", "stage=finetune", *few, "dataset.task.monitor=top1")
+
+
+def test_an_early_end_and_a_net_that_says_one_class_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"some words {i},{'no' if i % 8 == 0 else 'yes'}\n" for i in range(160))
+    (tmp_path / "a.csv").write_text(f"text,label\n{rows}")
+    files = ["dataset=text_csv", f"dataset.path={tmp_path / 'a.csv'}", "init_from=null", "freeze=head_only"]
+    run_job(tmp_path, "stage=finetune", *NET, *files, "steps=80", "engine.eval_every=20", "engine.patience=2")
+    said = capsys.readouterr().out
+    assert "train: 129 texts; no 16, yes 113" in said and "val: divided off train: 15 texts; no 2, yes 13" in said
+    assert "stopped after 60 of 80 steps: no better accuracy in 2 evaluations" in said
+    assert "one class is said of every sample of val" in said
+
+
 def test_head_only_hands_the_trunk_over_bit_for_bit(pretrained: Any, tmp_path: Path) -> None:
     origin = f"init_from={pretrained.directory}"
     result = run_job(tmp_path, "stage=finetune", *NET, "dataset=sentiment", *SIZES, origin, "freeze=head_only")

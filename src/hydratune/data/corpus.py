@@ -23,6 +23,7 @@ from hydratune.types import Task
 
 KEPT = 20 * 2**30  # bytes of token numbers that are kept, of all corpora
 PIECE = 2**22  # letters of a document that are tokenized at a time
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 FEW = 20  # documents; with fewer, each of them gives its end to val and test
 
 
@@ -63,7 +64,7 @@ class Corpus(TextDataset):
         return "\n".join(self._parts[name])
 
     def encoded(self, name: str) -> TextSplit:
-        tokens = self._tokens(name)
+        own, tokens = self.tokenizer, self._tokens(name)
         if self.task.question == "causal":
             # Every token but the first is predicted once; the last sequence may be shorter.
             count = len(tokens) - 1
@@ -72,8 +73,11 @@ class Corpus(TextDataset):
             starts = torch.arange(0, count, self.max_length)
             lengths = (count - starts).clamp_max(self.max_length)
             return TextSplit(tokens, starts, lengths, following=True)
-        if not len(tokens):
-            raise ValueError(f"dataset: the {name} split has no text")
+        special = torch.tensor(sorted(own.special.values()), dtype=torch.int32)
+        if all(torch.isin(piece, special).all() for piece in tokens.split(PIECE)):
+            raise ValueError(
+                f"dataset: the {name} split has no words to hide, in {len(self.part(name)):,} letters of text"
+            )
         starts = torch.arange(0, len(tokens), self.max_length)
         return TextSplit(tokens, starts, (len(tokens) - starts).clamp_max(self.max_length))
 
@@ -127,6 +131,11 @@ def _pieces(document: str) -> Iterator[str]:
         yield document[first:]
 
 
+def _lines(text: str) -> str:
+    """A line ends alike wherever a file was written, as when Python reads text."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 class TextCorpus(Corpus):
     """A text file, or a folder of them, perhaps with parts called train, val and test."""
 
@@ -142,7 +151,12 @@ class TextCorpus(Corpus):
         self.path, self.kind = Path(path).expanduser(), documents
 
     def documents(self) -> dict[str, list[str]]:
-        parts = {part: list(map(read_text, files)) for part, files in self._files.files.items()}
+        if self.path.suffix.lower() in TABLES:
+            raise ValueError(
+                f"dataset.path={self.path}: is a table, whose columns would all be read as prose; "
+                "its texts alone are needed, a line each in a .txt file (dataset.documents=line)"
+            )
+        parts = {part: [_lines(read_text(f)) for f in files] for part, files in self._files.files.items()}
         if self.kind == "line":
             parts = {k: [line for text in v for line in lines_of(text) if line.strip()] for k, v in parts.items()}
         return parts

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,7 @@ from hydratune.types import Task
 
 Text = str | tuple[str, str]  # or a pair of them
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
-
-
+LISTED = 12  # classes whose names are told
 COMMENT = re.compile(r"#.*=|#\s*(id|sent|newdoc|newpar)\b")
 
 
@@ -64,19 +65,34 @@ class Labelled(TextDataset):
         return found
 
     @cached_property
+    def _source(self) -> dict[str, list[Any]]:
+        return self.rows()
+
+    @cached_property
     def parts(self) -> dict[str, list[Any]]:
         """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
-        rows = self.rows()
+        rows = self._source
         if not rows["train"]:
             raise ValueError("dataset: train has no rows")
+        if not any(self.text_of(row).strip() for row in rows["train"]):
+            raise ValueError("dataset: every text of train is empty")
         return completed(rows, self.val_share, self.test_share, self._divided)
 
     def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
         firsts = [self.labels_of(row)[0] for row in rows]
         known = {label: i for i, label in enumerate(sorted(set(firsts)))}
+        if len(known) == len(rows):
+            raise ValueError(
+                f"dataset: no label occurs twice in the {len(rows):,} rows of train, such as {firsts[0]!r}, so nothing "
+                f"of it can be {name}"
+            )
         both = carve(torch.tensor([known[label] for label in firsts]), share, self.split_seed + (name == "test"))
         left, own = ([rows[i] for i in ids.tolist()] for ids in both)
         return left, own
+
+    def told(self, name: str, split: TextSplit) -> str:
+        """What is said of it, and where it comes from unless it is the source's own."""
+        return split.told if name in self._source else f"divided off train: {split.told}"
 
     def class_names(self) -> Sequence[str]:
         return list(self.numbers)
@@ -121,7 +137,16 @@ class LabelledTexts(Labelled):
 
     def encoded(self, name: str) -> TextSplit:
         rows = self.parts[name]
-        return self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
+        split = self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
+        return replace(split, told=f"{self.told(name, split)}; {self._classes(name)}")
+
+    def _classes(self, name: str) -> str:
+        """How many texts each class has there, as far as there is room for that."""
+        counts = Counter(label for _, label in self.parts[name])
+        if len(self.numbers) <= LISTED:
+            return ", ".join(f"{label} {counts[label]:,}" for label in self.numbers)
+        every = [counts[label] for label in self.numbers]
+        return f"{len(every)} classes of {min(every):,} to {max(every):,} texts"
 
 
 class TaggedSentences(Labelled):
@@ -135,7 +160,9 @@ class TaggedSentences(Labelled):
 
     def encoded(self, name: str) -> TextSplit:
         rows = self.parts[name]
-        return self.of_sentences([words for words, _ in rows], [[self.numbers[t] for t in tags] for _, tags in rows])
+        tags = [[self.numbers[tag] for tag in own] for _, own in rows]
+        split = self.of_sentences([words for words, _ in rows], tags)
+        return replace(split, told=self.told(name, split))
 
 
 class TextTable(LabelledTexts):
@@ -167,16 +194,17 @@ class TextTable(LabelledTexts):
         return self._files.left_alone
 
     def _read(self, path: Path) -> Iterator[tuple[Text, str]]:
-        for where, row in table_rows(path, self.header, self.quote):
+        wanted = [*(("text", name) for name in columns_of(self.text)), ("label", self.label)]
+        for where, row in table_rows(path, self.header, self.quote, [column for _, column in wanted]):
             values = []
-            for key, column in (*(("text", name) for name in columns_of(self.text)), ("label", self.label)):
+            for key, column in wanted:
                 if column not in row:
                     raise ValueError(f"dataset.{key}={column}: {where} {_has(row, str(column))}")
                 values.append(cell(row[column], f"{column} of {where}"))
             *texts, label = values
             if not label.strip():
                 raise ValueError(f"dataset.label={self.label}: is empty in {where}")
-            yield one_or_pair(texts), label
+            yield one_or_pair(texts), label.strip()
 
 
 def _has(row: Mapping[Any, Any], wanted: str) -> str:

@@ -19,6 +19,8 @@ from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.record.progress import markdown_table
 from hydratune.types import Batch, Body, Padded, Shown, Task, TextSpec
 
+SEEN = 0.01  # share of unknown tokens from which on they are told of
+
 
 class TextDataset(Dataset):
     """Base of the sets of text: a subclass says `texts()`, `encoded(split)`, `contents()` and its class names.
@@ -110,7 +112,14 @@ class TextDataset(Dataset):
         return split
 
     def remark(self, split: TextSplit) -> str:
-        return split.told
+        said = [split.told] if split.told else []
+        unknown, own = self.tokenizer.special.get("unk"), self.tokenizer.special
+        if unknown is not None and unknown not in {own.get("eos"), own.get("pad")}:  # GPT-2's is all of them
+            count = int((split.tokens == unknown).sum())
+            words = len(split.tokens) - 2 * len(split) * ("cls" in own)
+            if count > SEEN * words:
+                said.append(f"{count / max(words, 1):.0%} of the tokens are unknown to this tokenizer")
+        return "; ".join(said)
 
     def stream(
         self, split: TextSplit, body: Body, batch_size: int, device: torch.device, seed: int,
@@ -144,8 +153,11 @@ class TextDataset(Dataset):
     def of_texts(self, texts: Sequence[str | tuple[str, str]], labels: Tensor) -> TextSplit:
         """A sample of each text, or pair of texts."""
         tokens, lengths, cut = self.tokenizer.encode(texts, self.max_length)
-        told = f"{cut:,} of {len(texts):,} texts are cut at {self.max_length} tokens" if cut else ""
-        return TextSplit(tokens, starts_of(lengths), lengths, labels, told=told)
+        empty = sum(not (text if isinstance(text, str) else "".join(text)).strip() for text in texts)
+        told = [f"{len(texts):,} texts"]
+        told += [f"{empty:,} of them empty"] if empty else []
+        told += [f"{cut:,} of them cut at {self.max_length} tokens"] if cut else []
+        return TextSplit(tokens, starts_of(lengths), lengths, labels, told=", ".join(told))
 
     def of_sentences(self, sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[int]]) -> TextSplit:
         """A sample of each sentence; a tag belongs to the first token of its word."""
@@ -155,5 +167,7 @@ class TextDataset(Dataset):
         offset = starts_of(counts).repeat_interleave(lengths)
         labels = torch.where(begins >= 0, flat[(offset + begins).clamp_min(0)], -100).int()
         lost = len(flat) - int((begins >= 0).sum())
-        told = f"{lost:,} of {len(flat):,} words lie beyond {self.max_length} tokens, or have none, and are not scored"
-        return TextSplit(tokens, starts_of(lengths), lengths, labels, per_token=True, told=told if lost else "")
+        told = f"{len(sentences):,} sentences of {len(flat):,} words"
+        if lost:
+            told += f"; {lost:,} words lie beyond {self.max_length} tokens, or have none, and are not scored"
+        return TextSplit(tokens, starts_of(lengths), lengths, labels, per_token=True, told=told)

@@ -108,15 +108,18 @@ def parts_of(path: Path, endings: Sequence[str], labelled: bool = True) -> Parts
 Row = tuple[str, Mapping[Any, Any]]  # where it stands, and its cells by the columns' names, or numbers from 0
 
 
-def table_rows(path: Path, header: bool, quote: str | None) -> Iterator[Row]:
-    """Of CSV, TSV, JSON lines, or a JSON list of objects. Rows of nothing are left out."""
+def table_rows(path: Path, header: bool, quote: str | None, columns: Sequence[Any]) -> Iterator[Row]:
+    """Of CSV, TSV, JSON lines, or a JSON list of objects. Rows of nothing are left out.
+
+    columns: those that will be asked for. Raises ValueError where a header has one of them twice.
+    """
     content = read_text(path)
     if path.suffix.lower().startswith(".json"):
         return _json_rows(path, content)
-    return _separated_rows(path, content, header, quote)
+    return _separated_rows(path, content, header, quote, columns)
 
 
-def _separated_rows(path: Path, content: str, header: bool, quote: str | None) -> Iterator[Row]:
+def _separated_rows(path: Path, content: str, header: bool, quote: str | None, columns: Sequence[Any]) -> Iterator[Row]:
     tabs = path.suffix.lower() != ".csv"
     mark = ('"' if not tabs else None) if quote == "auto" else quote
     how: dict[str, Any] = {"quotechar": mark} if mark else {"quoting": csv.QUOTE_NONE}
@@ -136,6 +139,12 @@ def _separated_rows(path: Path, content: str, header: bool, quote: str | None) -
                     )
                 if header:
                     names = [cell.strip() for cell in cells]
+                    if twice := next((name for name in columns if names.count(name) > 1), None):
+                        at = [str(i) for i, name in enumerate(names) if name == twice]
+                        raise ValueError(
+                            f"dataset: {path} has {len(at)} columns called {twice}; say which by its number, "
+                            f"{' or '.join(at)}"
+                        )
                     continue
             if len(cells) != width:
                 hint = "; values that hold a comma need quotes" if len(cells) > width and not tabs and mark else ""

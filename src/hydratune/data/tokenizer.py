@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -73,6 +73,18 @@ class Tokenizer:
     def parts_pairs(self) -> bool:
         """Whether it puts something between two texts."""
         return bool(self._backend.num_special_tokens_to_add(True) > self._backend.num_special_tokens_to_add(False))
+
+    def otherwise(self, kind: str | None, lowercase: bool | None) -> str:
+        """In what it differs from a recipe's wishes; empty where it does not, or none was made."""
+        state = json.loads(self._backend.to_str())
+        own = "wordpiece" if state["model"]["type"] == "WordPiece" else "bpe" if self._of_bytes else "another kind"
+        if own == "bpe" and not state["model"]["merges"]:
+            own = "bytes"
+        lowers = (state["normalizer"] or {}).get("lowercase", False)
+        wishes = [f"kind={kind}"] if kind not in (None, own) else []
+        wishes += [f"lowercase={str(lowercase).lower()}"] if lowercase not in (None, lowers) else []
+        what = f"{own}, {'lower case' if lowers else 'with capitals'}"
+        return f"it is {what}: {' and '.join(wishes)} asks for another pretraining" if wishes else ""
 
     @property
     def _of_bytes(self) -> bool:
@@ -167,14 +179,14 @@ class Tokenizer:
 class TokenizerRecipe:
     """name: of the hub, or a directory; null: that of the run which the weights come from, else one trained on train.
 
-    kind: wordpiece (BERT's), bpe (GPT-2's, of bytes) or bytes (no merges at all). vocab_size: of one that is trained,
-    special tokens included. lowercase: for wordpiece, accents go too.
+    Of one that is trained: kind: wordpiece (BERT's; null means this), bpe (GPT-2's, of bytes) or bytes (no merges at
+    all). vocab_size: special tokens included. lowercase: for wordpiece, accents go too; null: no.
     """
 
     def __init__(
-        self, name: str | None = None, kind: str = "wordpiece", vocab_size: int = 8000, lowercase: bool = True
+        self, name: str | None = None, kind: str | None = None, vocab_size: int = 8000, lowercase: bool | None = None
     ) -> None:
-        if kind not in vocabulary.KINDS:
+        if kind not in (None, *vocabulary.KINDS):
             raise ValueError(f"dataset.tokenizer.kind={kind}: one of {', '.join(vocabulary.KINDS)}")
         if vocab_size < 100:
             raise ValueError(f"dataset.tokenizer.vocab_size={vocab_size}: at least 100")
@@ -195,24 +207,28 @@ class TokenizerRecipe:
                     f"trained with ({inherited}); dataset.tokenizer.name=null takes that one"
                 )
             return named
-        return before or self._trained(texts, files)
+        if before is None:
+            return self._trained(texts, files)
+        other = before.otherwise(self.kind, self.lowercase)
+        return replace(before, said=f"{before.said}; {other}") if other else before
 
     def _trained(self, texts: Callable[[], Iterable[str]], files: str) -> Tokenizer:
         from importlib.metadata import version
 
-        parts = [self.kind, self.vocab_size, self.lowercase, files, version("tokenizers"), version("hydratune")]
+        kind, lowercase = self.kind or "wordpiece", bool(self.lowercase)
+        parts = [kind, self.vocab_size, lowercase, files, version("tokenizers"), version("hydratune")]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         home = cache_home() / "tokenizers" / key
         if not (home / "tokenizer.json").is_file():
             home.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=home.parent, prefix=".partial-"))
             try:
-                vocabulary.learn(self.kind, self.vocab_size, self.lowercase, texts()).save_pretrained(partial)
+                vocabulary.learn(kind, self.vocab_size, lowercase, texts()).save_pretrained(partial)
                 with contextlib.suppress(OSError):  # another process was quicker with the same
                     os.rename(partial, home)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        return load(str(home), f"{self.kind}, trained on train")
+        return load(str(home), f"{kind}{', lower case' * lowercase}, trained on train")
 
 
 def load(name: str, said: str) -> Tokenizer:
@@ -227,10 +243,18 @@ def load(name: str, said: str) -> Tokenizer:
             fast = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:300]  # the library's first sentence; more are advice
-        raise ValueError(f"dataset.tokenizer.name={name}: no tokenizer could be read there ({reason})") from None
+        raise ValueError(
+            f"dataset.tokenizer.name={name} (model.name, unless it is given): no tokenizer could be read there "
+            f"({'no such directory' if is_path(name) else reason})"
+        ) from None
     if getattr(fast, "backend_tokenizer", None) is None:
         raise ValueError(f"dataset.tokenizer.name={name}: is no tokenizer of the `tokenizers` library")
     return Tokenizer(fast, name, said)
+
+
+def is_path(name: str) -> bool:
+    """Whether it cannot be a name of the hub, which has one slash at most."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def _class_of(home: Path) -> str | None:

@@ -86,7 +86,8 @@ def advance(
                 now = time.perf_counter()
                 units = (step - logged) * train_stream.batch_size * train_stream.units_per_sample
                 for trial in running:
-                    seen = trial.log(step, units / max(now - logged_at, 1e-9), train_stream.unit)
+                    told = trial.log(step, units / max(now - logged_at, 1e-9), train_stream.unit)
+                    seen = seen or told
                 line.show(step, {**seen, **_metric(running)})
                 logged, logged_at = step, now
             looks = [t for t in running if due or step == ends[t]]
@@ -193,4 +194,4 @@ def save(trial: Trial, step: int) -> None:
 def _metric(trials: Sequence[Trial]) -> dict[str, str]:
     """The best of the latest evaluations."""
     seen = [t.last[t.task.monitor] for t in trials if t.last]
-    return {f"val {trials[0].task.monitor}": f"{max(seen):.4f}"} if seen else {}
+    return {f"{'best ' * (len(trials) > 1)}val {trials[0].task.monitor}": f"{max(seen):.4f}"} if seen else {}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.data.padding import rounded
-from hydratune.data.tokenizer import library
+from hydratune.data.tokenizer import is_path, library
 from hydratune.models import text_groups
 from hydratune.types import Body, TextSpec
 
@@ -66,9 +66,10 @@ def huggingface(
         # SDPA attention where the model has it
         source = getattr(transformers, CLASSES[question]).from_config(chosen, dtype=torch.float32)
     except ValueError as error:
-        raise ValueError(
-            f"model: {chosen.model_type} has no head for this task ({str(error).splitlines()[0]})"
-        ) from None
+        said = str(error).splitlines()[0]
+        if "Unrecognized configuration class" not in said:
+            raise ValueError(f"model.config: {chosen.model_type} cannot be built so ({said})") from None
+        raise ValueError(f"model: {chosen.model_type} has no head for this task ({said})") from None
     typed = (
         text_spec.pairs and getattr(chosen, "type_vocab_size", 0) > 1 and chosen.model_type not in text_groups.OFFSET
     )
@@ -91,10 +92,9 @@ def _read(transformers: Any, name: str) -> Any:
         home = Path(name).expanduser()
         return transformers.AutoConfig.from_pretrained(home if home.is_dir() else name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.name={name}: no such directory, and it could not be had from the hub "
-            f"({' '.join(str(error).split()).split('. ')[0][:300]})"
-        ) from None
+        said = " ".join(str(error).split()).split(". ")[0][:300]
+        more = "" if is_path(name) else f", and it could not be had from the hub ({said})"
+        raise ValueError(f"model.name={name}: no such directory{more}") from None
 
 
 def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:

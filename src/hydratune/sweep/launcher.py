@@ -63,6 +63,11 @@ def launch(
     return results
 
 
+def directories() -> list[Path]:
+    """Of the sweeps that are not concluded."""
+    return list(_CONDUCTORS)
+
+
 def conclude() -> None:
     """Once the sweeper is through: test the winner, write the report, show the table."""
     for conductor in _CONDUCTORS.values():

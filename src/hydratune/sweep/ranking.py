@@ -81,7 +81,8 @@ class Ranking:
         said = []
         best = dict(self.cells[0].settings)
         for key in self.keys:
-            values = sorted({v for r in self.rows if (v := number(r.varies.get(key))) is not None})
+            done = [r for r in self.rows if r.value == r.value]
+            values = sorted({v for r in done if (v := number(r.varies.get(key))) is not None})
             at = number(best.get(key))
             if key != "seed" and len(values) > 1 and at in (values[0], values[-1]):
                 end, beyond = ("lower", "smaller") if at == values[0] else ("upper", "larger")

@@ -16,17 +16,21 @@ from hydratune.types import Batch, Features, Loss, Shown, Spec
 
 
 class Classification:
-    """Cross-entropy; accuracy, top-5, macro F1 and accuracy per class. Validation accuracy selects."""
+    """Cross-entropy; accuracy, top-5, macro F1, Matthews' correlation and accuracy per class."""
 
-    monitor = "accuracy"
+    monitors: tuple[str, ...] = ("accuracy", "macro_f1", "mcc")
 
-    def __init__(self, label_smoothing: float = 0.0, head_init: str = "standard") -> None:
-        """head_init: standard (torch's) or zero (as BiT-HyperRule has it, arXiv 1912.11370)."""
+    def __init__(self, label_smoothing: float = 0.0, head_init: str = "standard", monitor: str = "accuracy") -> None:
+        """head_init: standard (torch's) or zero (as BiT-HyperRule has it, arXiv 1912.11370). monitor: the metric of
+        validation that selects.
+        """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
         if head_init not in ("standard", "zero"):
             raise ValueError(f"dataset.task.head_init={head_init}: standard or zero")
-        self.label_smoothing, self.head_init = label_smoothing, head_init
+        if monitor not in self.monitors:
+            raise ValueError(f"dataset.task.monitor={monitor}: one of {', '.join(self.monitors)}")
+        self.label_smoothing, self.head_init, self.monitor = label_smoothing, head_init, monitor
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         """features: [1, D] of one sample. A Linear D -> K."""

@@ -17,13 +17,13 @@ from hydratune.types import Batch, Features, Loss, Shown, Spec, TextSpec
 
 
 class SequenceClassification(Classification):
-    """Which of K classes a text belongs to: accuracy, macro F1 and Matthews' correlation. Accuracy selects."""
+    """Which of K classes a text belongs to: accuracy, macro F1 and Matthews' correlation."""
 
     question = "sequence"
     random = False
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        super().__init__(label_smoothing)
+    def __init__(self, label_smoothing: float = 0.0, monitor: str = "accuracy") -> None:
+        super().__init__(label_smoothing, monitor=monitor)
 
     def pose(
         self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
@@ -33,13 +33,16 @@ class SequenceClassification(Classification):
 
 
 class TokenClassification(SequenceClassification):
-    """Which of K tags each word has, such as B-PER and I-PER. F1 of whole entities selects, as seqeval defines it.
+    """Which of K tags each word has, such as B-PER and I-PER; F1 of whole entities, as seqeval defines it.
 
     targets: [B, T], -100 at tokens that begin no word.
     """
 
-    monitor = "f1"
+    monitors = ("f1", "precision", "recall", "accuracy")
     question = "token"
+
+    def __init__(self, label_smoothing: float = 0.0, monitor: str = "f1") -> None:
+        super().__init__(label_smoothing, monitor)
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         raise ValueError("model: has no head for tokens; model=hf or one of the bert and gpt models has")
