@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hydratune.data.augment import Augment
-from hydratune.engine.loop import advance
+from hydratune.engine.loop import advance, train
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.engine.settings import Cadence
 from hydratune.engine.trial import Trial
@@ -223,3 +223,18 @@ def test_different_lengths_and_stopping_early(tmp_path: Path) -> None:
     together({"alone": alone})
     assert same(weights(alone.network), weights(nets["b"]))
     assert torch.equal(nets["c"].parameters()["stem.weight"], network().parameters()["stem.weight"])
+
+
+def test_the_line_of_several_says_that_its_metric_is_the_best_of_them(tmp_path: Path) -> None:
+    shown: list[dict[str, str]] = []
+
+    class Line(Silent):
+        def milestone(self, step: int, seen: Any) -> None:
+            shown.append(dict(seen))
+
+    base = network()
+    several = [trial(tmp_path, base.fork(0), recipe=SGD(rate), name=f"{rate}") for rate in (1e-9, 0.05)]
+    train(several, stream(), stream(), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
+    assert shown[-1]["best val accuracy"] == f"{max(t.last['accuracy'] for t in several):.4f}"
+    train([trial(tmp_path, network(), name="alone")], stream(), stream(), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
+    assert shown[-1].keys() >= {"val accuracy", "loss"}

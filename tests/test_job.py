@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from hydratune.origin import _finished_run
 from hydratune.record import checkpoint
+from hydratune.record.progress import Screen
 from tests.conftest import TINY, hydratune, make_job
 from tests.test_config import options
 
@@ -214,6 +216,18 @@ def test_an_interrupted_pretraining_is_gone_on_with_and_can_be_resumed_alone(tmp
     assert done.returncode == 0 and "resuming" in done.stdout, done.stderr
     done = hydratune("stage=finetune", *SMALL, "pretrain.epochs=200", cwd=tmp_path)
     assert done.returncode == 0 and "is this pretraining, finished" in done.stdout
+
+
+def test_the_newest_pretrainings_of_a_model_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ended in (("d", 1), ("a", 4), ("c", 2), ("b", 3)):
+        home = tmp_path / "pretrain" / name
+        home.mkdir(parents=True)
+        known = {"stage": "pretrain", "status": "complete", "fingerprint": name, "ended": f"2026-01-0{ended}"}
+        (home / "run.json").write_text(json.dumps({**known, "made_of": {"model": "m" if name != "b" else "other"}}))
+    assert _finished_run(tmp_path, "none", {"model": "m"}, Screen()) == ""
+    offered = [line.rpartition("=")[2].split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert offered == [str(tmp_path / "pretrain" / name) for name in "dca"]
+    assert _finished_run(tmp_path, "c", {"model": "m"}, Screen()) == str(tmp_path / "pretrain" / "c")
 
 
 def test_parallel_jobs_pretrain_once(tmp_path: Path) -> None:

@@ -121,3 +121,8 @@ def test_the_edge_of_the_grid_is_warned_of(tmp_path: Path, best: str, warned: st
     jobs: Any = [({"optimizer.lr": lr}, 0.9 if lr == best else 0.5) for lr in ("0.001", "0.01", "0.1")]
     said = sweep(tmp_path / "s", jobs).edges()
     assert (warned in said[0]) if warned else not said
+
+
+def test_where_the_others_failed_no_edge_is_warned_of(tmp_path: Path) -> None:
+    assert not sweep(tmp_path / "one", [({"lr": "0.1"}, 0.9), ({"lr": "0.01"}, None), ({"lr": "0.001"}, None)]).edges()
+    assert not sweep(tmp_path / "two", [({"lr": "0.1"}, 0.9), ({"lr": "0.01"}, 0.5), ({"lr": "1"}, None)]).edges()

@@ -270,6 +270,8 @@ def test_a_sentence_for_what_is_missing_or_does_not_fit(tmp_path: Path) -> None:
         (["model=hf", "model.name=nothing_here", "dataset=sentiment"], "nothing_here"),
         ([*NET, "dataset=sentiment", "dataset.tokenizer.kind=words"], "wordpiece, bpe, bytes"),
         ([*NET, "dataset=sentiment", "dataset.max_lenght=9"], "max_length"),
+        ([*NET, "dataset=sentiment", "model.config.num_attention_heads=3"], "model.config: bert cannot be built so"),
+        (["model=hf", "model.name=./nothing", "dataset=sentiment"], "model.name, unless it is given"),
     ):  # fmt: skip
         done = hydratune(*base, *overrides, cwd=tmp_path, HF_HUB_OFFLINE="1")
         assert done.returncode == 2 and said in done.stderr, (overrides, done.stdout, done.stderr)

@@ -81,10 +81,10 @@ class Ranking:
         said = []
         best = dict(self.cells[0].settings)
         for key in self.keys:
-            done = [r for r in self.rows if r.value == r.value]
-            values = sorted({v for r in done if (v := number(r.varies.get(key))) is not None})
+            values = sorted({v for r in self.rows if (v := number(r.varies.get(key))) is not None})
+            compared = {r.varies.get(key) for r in self.rows if r.value == r.value}  # the others have failed
             at = number(best.get(key))
-            if key != "seed" and len(values) > 1 and at in (values[0], values[-1]):
+            if key != "seed" and len(compared) > 1 and at in (values[0], values[-1]):
                 end, beyond = ("lower", "smaller") if at == values[0] else ("upper", "larger")
                 said.append(f"the best {key}, {best[key]}, lies at the {end} edge of its grid: try {beyond} ones")
         return said
