@@ -125,4 +125,6 @@ def test_the_edge_of_the_grid_is_warned_of(tmp_path: Path, best: str, warned: st
 
 def test_where_the_others_failed_no_edge_is_warned_of(tmp_path: Path) -> None:
     assert not sweep(tmp_path / "one", [({"lr": "0.1"}, 0.9), ({"lr": "0.01"}, None), ({"lr": "0.001"}, None)]).edges()
+    words: Any = [({"freeze": "none", "lr": "0.1"}, 0.9), ({"freeze": "lora", "lr": "0.1"}, 0.5)]
+    assert not sweep(tmp_path / "words", words).edges()
     assert not sweep(tmp_path / "two", [({"lr": "0.1"}, 0.9), ({"lr": "0.01"}, 0.5), ({"lr": "1"}, None)]).edges()

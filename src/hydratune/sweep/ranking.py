@@ -81,8 +81,9 @@ class Ranking:
         said = []
         best = dict(self.cells[0].settings)
         for key in self.keys:
-            values = sorted({v for r in self.rows if (v := number(r.varies.get(key))) is not None})
-            compared = {r.varies.get(key) for r in self.rows if r.value == r.value}  # the others have failed
+            pairs = [(v, r) for r in self.rows if (v := number(r.varies.get(key))) is not None]
+            values = sorted({v for v, _ in pairs})
+            compared = {v for v, r in pairs if r.value == r.value}  # the others have failed
             at = number(best.get(key))
             if key != "seed" and len(compared) > 1 and at in (values[0], values[-1]):
                 end, beyond = ("lower", "smaller") if at == values[0] else ("upper", "larger")
