@@ -41,7 +41,7 @@ def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
     _hidden_in_logs()
     home = os.path.relpath(HydraConfig.get().runtime.output_dir)
-    with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), quiet=command.rank() > 0, run=home):
+    with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), run=home):
         return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
 

@@ -8,8 +8,9 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 
@@ -17,6 +18,7 @@ from hydratune.overrides import quoted, refuse_name
 from hydratune.secrets import hidden
 
 FULL = "HYDRA_FULL_ERROR"
+PATIENCE = 10.0  # seconds that a process waits for another one to say what is wrong
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -118,6 +120,9 @@ def readable_errors(
             print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
         if not leave:
             raise
+        if quiet:  # torchrun ends the others as soon as one has ended; let the one that says it come first
+            with suppress(KeyboardInterrupt):
+                time.sleep(PATIENCE)
         sys.exit(2)
 
 
