@@ -92,6 +92,9 @@ def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -
         recipe.tokenizer(list, "", str(tmp_path / "two"))
     with pytest.raises(ValueError, match="no tokenizer could be read there .no such directory"):
         TokenizerRecipe(name=str(tmp_path / "nothing")).tokenizer(list, "", None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no tokenizer could be read there .(?!no such)"):
+        TokenizerRecipe(name=str(tmp_path / "empty")).tokenizer(list, "", None)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hydratune.data.dataset import SPLITS, completed
 from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_files import Parts, lines_of, parts_of, read_text
+from hydratune.data.text_files import TABLES, Parts, lines_of, parts_of, read_text
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
@@ -23,7 +23,6 @@ from hydratune.types import Task
 
 KEPT = 20 * 2**30  # bytes of token numbers that are kept, of all corpora
 PIECE = 2**22  # letters of a document that are tokenized at a time
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 FEW = 20  # documents; with fewer, each of them gives its end to val and test
 
 
@@ -64,7 +63,7 @@ class Corpus(TextDataset):
         return "\n".join(self._parts[name])
 
     def encoded(self, name: str) -> TextSplit:
-        own, tokens = self.tokenizer, self._tokens(name)
+        tokens = self._tokens(name)
         if self.task.question == "causal":
             # Every token but the first is predicted once; the last sequence may be shorter.
             count = len(tokens) - 1
@@ -73,7 +72,7 @@ class Corpus(TextDataset):
             starts = torch.arange(0, count, self.max_length)
             lengths = (count - starts).clamp_max(self.max_length)
             return TextSplit(tokens, starts, lengths, following=True)
-        special = torch.tensor(sorted(own.special.values()), dtype=torch.int32)
+        special = torch.tensor(list(self.tokenizer.special.values()), dtype=torch.int32)
         if all(torch.isin(piece, special).all() for piece in tokens.split(PIECE)):
             raise ValueError(
                 f"dataset: the {name} split has no words to hide, in {len(self.part(name)):,} letters of text"
@@ -131,11 +130,6 @@ def _pieces(document: str) -> Iterator[str]:
         yield document[first:]
 
 
-def _lines(text: str) -> str:
-    """A line ends alike wherever a file was written, as when Python reads text."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 class TextCorpus(Corpus):
     """A text file, or a folder of them, perhaps with parts called train, val and test."""
 
@@ -151,15 +145,15 @@ class TextCorpus(Corpus):
         self.path, self.kind = Path(path).expanduser(), documents
 
     def documents(self) -> dict[str, list[str]]:
-        if self.path.suffix.lower() in TABLES:
+        if self.path.suffix.lower() in (*TABLES, ".parquet"):
             raise ValueError(
                 f"dataset.path={self.path}: is a table, whose columns would all be read as prose; "
                 "its texts alone are needed, a line each in a .txt file (dataset.documents=line)"
             )
-        parts = {part: [_lines(read_text(f)) for f in files] for part, files in self._files.files.items()}
+        parts = {part: [lines_of(read_text(f)) for f in files] for part, files in self._files.files.items()}
         if self.kind == "line":
-            parts = {k: [line for text in v for line in lines_of(text) if line.strip()] for k, v in parts.items()}
-        return parts
+            return {k: [line for lines in v for line in lines if line.strip()] for k, v in parts.items()}
+        return {k: ["\n".join(lines) for lines in v] for k, v in parts.items()}  # whatever ended them in the file
 
     @cached_property
     def _files(self) -> Parts:

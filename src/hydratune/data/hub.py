@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -38,8 +37,7 @@ class HubTexts(LabelledTexts):
 
     def encoded(self, name: str) -> TextSplit:
         split, dropped = super().encoded(name), self._found[1].get(name, 0)
-        said = [f"{dropped:,} rows without a label are left out"] * bool(dropped)
-        return replace(split, told="; ".join([*said, *[split.told] * bool(split.told)]))
+        return split.telling(f"{dropped:,} rows without a label are left out" if dropped else "", split.told)
 
     @cached_property
     def _found(self) -> tuple[dict[str, list[Any]], dict[str, int], list[str]]:

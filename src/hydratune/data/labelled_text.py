@@ -7,7 +7,6 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import torch
 
 from hydratune.data.dataset import SPLITS, carve, completed
 from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_files import Parts, cell, lines_of, parts_of, read_text, table_rows
+from hydratune.data.text_files import TABLES, Parts, cell, lines_of, parts_of, read_text, table_rows
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
 
 Text = str | tuple[str, str]  # or a pair of them
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 LISTED = 12  # classes whose names are told
 COMMENT = re.compile(r"#.*=|#\s*(id|sent|newdoc|newpar)\b")
 
@@ -60,6 +58,13 @@ class Labelled(TextDataset):
     @abstractmethod
     def labels_of(self, row: Any) -> Sequence[str]: ...
 
+    @abstractmethod
+    def samples(self, rows: Sequence[Any]) -> TextSplit: ...
+
+    def counts(self, rows: Sequence[Any]) -> str:
+        """What is told of their labels."""
+        return ""
+
     def ordered(self, found: list[str]) -> list[str]:
         """The labels of train as the source numbers them, where it does."""
         return found
@@ -90,9 +95,11 @@ class Labelled(TextDataset):
         left, own = ([rows[i] for i in ids.tolist()] for ids in both)
         return left, own
 
-    def told(self, name: str, split: TextSplit) -> str:
-        """What is said of it, and where it comes from unless it is the source's own."""
-        return split.told if name in self._source else f"divided off train: {split.told}"
+    def encoded(self, name: str) -> TextSplit:
+        rows = self.parts[name]
+        split = self.samples(rows)
+        whence = "" if name in self._source else "divided off train: "
+        return split.telling(whence + split.told, self.counts(rows))
 
     def class_names(self) -> Sequence[str]:
         return list(self.numbers)
@@ -135,14 +142,12 @@ class LabelledTexts(Labelled):
     def labels_of(self, row: tuple[Text, str]) -> Sequence[str]:
         return row[1:]
 
-    def encoded(self, name: str) -> TextSplit:
-        rows = self.parts[name]
-        split = self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
-        return replace(split, told=f"{self.told(name, split)}; {self._classes(name)}")
+    def samples(self, rows: Sequence[tuple[Text, str]]) -> TextSplit:
+        return self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
 
-    def _classes(self, name: str) -> str:
-        """How many texts each class has there, as far as there is room for that."""
-        counts = Counter(label for _, label in self.parts[name])
+    def counts(self, rows: Sequence[tuple[Text, str]]) -> str:
+        """Texts of each class, as far as there is room for that."""
+        counts = Counter(label for _, label in rows)
         if len(self.numbers) <= LISTED:
             return ", ".join(f"{label} {counts[label]:,}" for label in self.numbers)
         every = [counts[label] for label in self.numbers]
@@ -158,11 +163,8 @@ class TaggedSentences(Labelled):
     def labels_of(self, row: tuple[Sequence[str], Sequence[str]]) -> Sequence[str]:
         return row[1]
 
-    def encoded(self, name: str) -> TextSplit:
-        rows = self.parts[name]
-        tags = [[self.numbers[tag] for tag in own] for _, own in rows]
-        split = self.of_sentences([words for words, _ in rows], tags)
-        return replace(split, told=self.told(name, split))
+    def samples(self, rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> TextSplit:
+        return self.of_sentences([words for words, _ in rows], [[self.numbers[t] for t in tags] for _, tags in rows])
 
 
 class TextTable(LabelledTexts):
@@ -188,7 +190,7 @@ class TextTable(LabelledTexts):
 
     @cached_property
     def _files(self) -> Parts:
-        return parts_of(self.path, TABLES)
+        return parts_of(self.path, (*TABLES, ".txt"))
 
     def left_alone(self) -> Sequence[Path]:
         return self._files.left_alone

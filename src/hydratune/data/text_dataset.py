@@ -109,17 +109,18 @@ class TextDataset(Dataset):
         split = self.encoded(name)
         if not len(split):
             raise ValueError(f"dataset: the {name} split is empty")
-        return split
+        return split.telling(split.told, self._unknown(split))
+
+    def _unknown(self, split: TextSplit) -> str:
+        own = self.tokenizer.special
+        if own.get("unk") in (None, own.get("eos"), own.get("pad")):  # GPT-2's is all of them
+            return ""
+        count = int((split.tokens == own["unk"]).sum())
+        words = max(len(split.tokens) - 2 * len(split) * ("cls" in own), 1)
+        return f"{count / words:.0%} of the tokens are unknown to this tokenizer" if count > SEEN * words else ""
 
     def remark(self, split: TextSplit) -> str:
-        said = [split.told] if split.told else []
-        unknown, own = self.tokenizer.special.get("unk"), self.tokenizer.special
-        if unknown is not None and unknown not in {own.get("eos"), own.get("pad")}:  # GPT-2's is all of them
-            count = int((split.tokens == unknown).sum())
-            words = len(split.tokens) - 2 * len(split) * ("cls" in own)
-            if count > SEEN * words:
-                said.append(f"{count / max(words, 1):.0%} of the tokens are unknown to this tokenizer")
-        return "; ".join(said)
+        return split.told
 
     def stream(
         self, split: TextSplit, body: Body, batch_size: int, device: torch.device, seed: int,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
 ALIASES = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 MORE = {"training": "train", "testing": "test"}  # in a name with other words
 BYTE_ORDER = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -139,12 +140,7 @@ def _separated_rows(path: Path, content: str, header: bool, quote: str | None, c
                     )
                 if header:
                     names = [cell.strip() for cell in cells]
-                    if twice := next((name for name in columns if names.count(name) > 1), None):
-                        at = [str(i) for i, name in enumerate(names) if name == twice]
-                        raise ValueError(
-                            f"dataset: {path} has {len(at)} columns called {twice}; say which by its number, "
-                            f"{' or '.join(at)}"
-                        )
+                    _refuse_twice(path, names, columns)
                     continue
             if len(cells) != width:
                 hint = "; values that hold a comma need quotes" if len(cells) > width and not tabs and mark else ""
@@ -154,6 +150,15 @@ def _separated_rows(path: Path, content: str, header: bool, quote: str | None, c
     except csv.Error as error:
         hint = " (a quote within a value is doubled; dataset.quote=null takes quotes for letters)" if mark else ""
         raise ValueError(f"dataset: {path} line {reader.line_num}: {error}{hint}") from None
+
+
+def _refuse_twice(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
+    for wanted in columns:
+        at = [str(i) for i, name in enumerate(names) if name == wanted]
+        if len(at) > 1:
+            raise ValueError(
+                f"dataset: {path} has {len(at)} columns called {wanted}; say which by its number, {' or '.join(at)}"
+            )
 
 
 def _json_rows(path: Path, content: str) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,9 @@ class TextSplit:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def telling(self, *said: str) -> TextSplit:
+        return replace(self, told="; ".join(filter(None, said)))
 
 
 class Noise:

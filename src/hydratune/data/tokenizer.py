@@ -76,11 +76,10 @@ class Tokenizer:
 
     def otherwise(self, kind: str | None, lowercase: bool | None) -> str:
         """In what it differs from a recipe's wishes; empty where it does not, or none was made."""
-        state = json.loads(self._backend.to_str())
-        own = "wordpiece" if state["model"]["type"] == "WordPiece" else "bpe" if self._of_bytes else "another kind"
-        if own == "bpe" and not state["model"]["merges"]:
-            own = "bytes"
-        lowers = (state["normalizer"] or {}).get("lowercase", False)
+        own = "wordpiece" if type(self._backend.model).__name__ == "WordPiece" else "another kind"
+        if self._of_bytes:
+            own = "bytes" if self.vocab_size <= 256 + len(set(self.special.values())) else "bpe"
+        lowers = getattr(self._backend.normalizer, "lowercase", False)
         wishes = [f"kind={kind}"] if kind not in (None, own) else []
         wishes += [f"lowercase={str(lowercase).lower()}"] if lowercase not in (None, lowers) else []
         what = f"{own}, {'lower case' if lowers else 'with capitals'}"
@@ -242,19 +241,22 @@ def load(name: str, said: str) -> Tokenizer:
         else:  # of the model's kind, which knows what tokens are special
             fast = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:300]  # the library's first sentence; more are advice
         raise ValueError(
             f"dataset.tokenizer.name={name} (model.name, unless it is given): no tokenizer could be read there "
-            f"({'no such directory' if is_path(name) else reason})"
+            f"({unread(name, error)})"
         ) from None
     if getattr(fast, "backend_tokenizer", None) is None:
         raise ValueError(f"dataset.tokenizer.name={name}: is no tokenizer of the `tokenizers` library")
     return Tokenizer(fast, name, said)
 
 
-def is_path(name: str) -> bool:
-    """Whether it cannot be a name of the hub, which has one slash at most."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
+def unread(name: str, error: Exception) -> str:
+    """Why the library could not read a directory or name of the hub: its first sentence, as the others are advice."""
+    said = " ".join(str(error).split()).split(". ")[0][:300]
+    if Path(name).expanduser().is_dir():
+        return said
+    of_hub = not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    return f"no such directory, and it could not be had from the hub: {said}" if of_hub else "no such directory"
 
 
 def _class_of(home: Path) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.data.padding import rounded
-from hydratune.data.tokenizer import is_path, library
+from hydratune.data.tokenizer import library, unread
 from hydratune.models import text_groups
 from hydratune.types import Body, TextSpec
 
@@ -92,9 +92,7 @@ def _read(transformers: Any, name: str) -> Any:
         home = Path(name).expanduser()
         return transformers.AutoConfig.from_pretrained(home if home.is_dir() else name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split()).split(". ")[0][:300]
-        more = "" if is_path(name) else f", and it could not be had from the hub ({said})"
-        raise ValueError(f"model.name={name}: no such directory{more}") from None
+        raise ValueError(f"model.name={name}: no model could be read there ({unread(name, error)})") from None
 
 
 def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:
