@@ -38,6 +38,12 @@ class Job:
     secrets: Sequence[str] = ()  # values out of the environment, which are written nowhere
     halt: float | None = None  # share of its steps at which a sweep halts it, to see who goes on
 
+    @property
+    def reads_test(self) -> bool:
+        """Whether the test split is read at its end."""
+        wanted = self.config["test"]
+        return wanted is True or (wanted == "auto" and not self.sweep)
+
 
 def from_environment(name: str, *default: Any) -> Any:
     """OmegaConf's oc.env; what it finds is used and written nowhere."""

@@ -94,7 +94,8 @@ def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple
     )
     spec = dataset.spec()
     body, network = first_network(first, dataset, spec)
-    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"))
+    warnings = dataset.check(any(job.reads_test for job in jobs))
+    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"), warnings)
     members: list[Member] = []
     failed: list[tuple[Job, Exception]] = []
     for job in jobs:
@@ -116,6 +117,7 @@ class Room:
     body: Body
     train_split: Any
     val_split: Any
+    warnings: Sequence[str]  # what the data set says of itself
 
     @property
     def steps_per_epoch(self) -> int:
@@ -271,6 +273,8 @@ class Room:
         for part, split in (("train", train_stream.split), ("val", self.val_split)):
             if said := self.dataset.remark(split):
                 screen.line(f"{part}: {said}")
+        for warning in self.warnings:
+            screen.line(f"warning: {warning}")
         story.show_load(screen, run, None if member.resumes else loaded)
         story.show_phases(screen, run, member.network, member.phases, costs, self.runtime, how)
         if snapshot is None:

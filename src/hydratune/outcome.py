@@ -63,7 +63,7 @@ def finish(
     val_stream: Stream, caches: Caches | None, screen: Screen,
 ) -> Result:  # fmt: skip
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
-    config, monitor, spec, runtime = job.config, dataset.task.monitor, trial.spec, trial.runtime
+    monitor, spec, runtime = dataset.task.monitor, trial.spec, trial.runtime
     step = trial.best["step"]
     runtime.wait_for_all()  # the checkpoint is the first one's to write
     best = _load_best(trial.network, run.checkpoints, step)
@@ -75,7 +75,7 @@ def finish(
     (seen,) = evaluate_tails([trial.network], [cut], dataset.task, trunk, spec, runtime)
     seen.compute()
     tested: dict[str, float] = {}
-    if config["test"] is True or (config["test"] == "auto" and not job.sweep):
+    if job.reads_test:
         split = dataset.split("test")
         if said := dataset.remark(split):
             screen.line(f"test: {said}")

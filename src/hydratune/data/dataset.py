@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,13 @@ class Dataset(ABC):
     def remark(self, split: Any) -> str:
         """What whoever reads a split's numbers should know of it; mostly nothing."""
         return ""
+
+    def check(self, test: bool) -> Sequence[str]:
+        """Before anything is trained: what whoever reads the numbers should know of all splits together.
+
+        test: whether the test split will be read. Raises ValueError for a split that cannot be used.
+        """
+        return ()
 
     def files(self) -> str:
         """A digest of what no name and no number in the configuration identifies; empty where there is none."""
