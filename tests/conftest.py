@@ -14,7 +14,8 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
-TINY = ["dataset.train=200", "dataset.val=100", "dataset.test=100", "batch_size=32", "runtime.precision=fp32"]
+TINY = ["dataset.train=200", "dataset.val=100", "dataset.test=100", "batch_size=32", "runtime.precision=fp32",
+        "runtime.layout=contiguous"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -376,7 +376,9 @@ def test_the_probe_is_remembered_and_leaves_the_network_alone(tmp_path: Path, mo
     monkeypatch.setattr(probe, "_measure", lambda *a: pytest.fail("measured twice"))
     again, how = probe.choose_precision(net, Classification(), batch, Runtime(), "tiny")
     assert again == chosen and how.startswith("probed earlier")
-    monkeypatch.setattr(probe, "_measure", lambda n, t, b, r, c: dict(zip(c, (1.0, 0.96, 0.5, 2.0), strict=False)))
+    monkeypatch.setattr(
+        probe, "_measure", lambda n, t, b, r, c: dict(zip(c, ([1.0], [0.96], [0.5], [2.0]), strict=False))
+    )
     chosen, _ = probe.choose_precision(net, Classification(), batch, Runtime(), "other")
     assert str(chosen) in ("bf16", "fp32")  # a gain of 4% is noise; half the time is not
     assert (

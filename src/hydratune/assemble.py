@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +37,7 @@ class Job:
     asked: str = ""  # fingerprint of what was asked for, by which a sweep knows its jobs again
     secrets: Sequence[str] = ()  # values out of the environment, which are written nowhere
     halt: float | None = None  # share of its steps at which a sweep halts it, to see who goes on
+    numerics: Mapping[str, Any] = field(default_factory=dict)  # threads and precision, as far as a sweep settled them
 
     @property
     def reads_test(self) -> bool:

@@ -56,7 +56,7 @@ def main() -> None:
         try:
             _run()
         except Exception:  # jobs that failed do not keep the others' table from being shown
-            command.conclude_sweeps()
+            command.conclude_sweeps(failed=True)
             raise
         command.conclude_sweeps()
     ended.append(True)

@@ -141,11 +141,20 @@ def leave() -> None:
     os._exit(0)
 
 
-def conclude_sweeps() -> None:
-    """The winner's test and the report, once the sweeper is through, also where jobs have failed."""
+def conclude_sweeps(failed: bool = False) -> None:
+    """The winner's test and the report, once the sweeper is through.
+
+    failed: whether jobs have, and what is raised next says so; what fails here as well is then only told.
+    """
     launcher = sys.modules.get("hydratune.sweep.launcher")
-    if launcher is not None:
+    if launcher is None:
+        return
+    try:
         launcher.conclude()
+    except launcher.JobFailed as error:
+        if not failed:
+            raise
+        print(hidden(f"error: {error}"), file=sys.stderr)
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> str | None:

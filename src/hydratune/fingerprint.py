@@ -23,11 +23,14 @@ def content(config: Mapping[str, Any], origin: str | None, files: str, precision
     chosen = {key: _without_places(config[key]) for key in WEIGHTS}
     if chosen["steps"] is not None:
         chosen["epochs"] = None
+    layout = config["runtime"].get("layout") or "auto"
+    pinned = {} if layout == "auto" else {"layout": layout}
     return {
         **told_apart(chosen),
         "origin": origin,
         "files": files,
         "precision": precision,
+        **pinned,
         "compile": config["runtime"]["compile"],
         "hydratune": __version__,
     }

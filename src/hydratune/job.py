@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,6 @@ from hydratune.engine.loop import advance
 from hydratune.engine.probe import choose_precision
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
-from hydratune.fingerprint import content, fingerprint
 from hydratune.freeze.cost import CostMeter
 from hydratune.member import Member, build_member, first_network, load_origin, measured
 from hydratune.models.network import Network
@@ -29,7 +28,7 @@ from hydratune.origin import Origin, find_origin, inherited_tokenizer
 from hydratune.outcome import Result, complete, finish, paused
 from hydratune.record.progress import Screen
 from hydratune.record.run import Run
-from hydratune.runtime import Precision, Runtime
+from hydratune.runtime import Numerics, Precision, Runtime
 from hydratune.types import Body, LoadReport, Spec
 
 Outcome = Result | Exception
@@ -65,17 +64,17 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen])
     for member in fresh if len(jobs) > 1 else ():
         Network.copy(base, member.base)
     # Those that go on from the same step, in the same numbers, share a loop.
-    rounds: dict[tuple[int, Precision], list[Member]] = {}
-    hows: dict[Precision, str] = {}
+    rounds: dict[tuple[int, Numerics], list[Member]] = {}
+    hows: dict[Numerics, str] = {}
     for member in members:
-        chosen, how = room.precision(member, network if len(jobs) > 1 else member.network)
-        hows.setdefault(chosen, how)
-        rounds.setdefault((member.first_step, chosen), []).append(member)
+        numerics, how = room.numerics(member, network if len(jobs) > 1 else member.network)
+        hows.setdefault(numerics, how)
+        rounds.setdefault((member.first_step, numerics), []).append(member)
     with ExitStack() as kept:
         if origin.held is not None:
             kept.callback(os.close, origin.held)
-        for (_, chosen), together in sorted(rounds.items(), key=lambda r: r[0][0]):
-            yield from room.at(chosen).run(together, origin, loaded, hows[chosen], screen, told)
+        for (_, numerics), together in sorted(rounds.items(), key=lambda r: r[0][0]):
+            yield from room.at(numerics).run(together, origin, loaded, hows[numerics], screen, told)
 
 
 def pretrained(job: Job, screen: Screen) -> None:
@@ -86,6 +85,19 @@ def pretrained(job: Job, screen: Screen) -> None:
 
 def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple[Job, Exception]]]:
     """(what they have in common, their network before anything is loaded, those that can run, those that cannot)"""
+    room, network = in_common(jobs)
+    members: list[Member] = []
+    failed: list[tuple[Job, Exception]] = []
+    for job in jobs:
+        try:
+            members.append(build_member(job, network if len(jobs) == 1 else network.fork(0), room.steps_per_epoch))
+        except Exception as error:
+            failed.append((job, error))
+    return room, network, members, failed
+
+
+def in_common(jobs: Sequence[Job]) -> tuple[Room, Network]:
+    """What jobs have in common, and their network as no strategy has changed it yet."""
     first = jobs[0]
     runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust, **launched())
     runtime.start()
@@ -95,15 +107,7 @@ def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple
     spec = dataset.spec()
     body, network = first_network(first, dataset, spec)
     warnings = dataset.check(any(job.reads_test for job in jobs))
-    room = Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"), warnings)
-    members: list[Member] = []
-    failed: list[tuple[Job, Exception]] = []
-    for job in jobs:
-        try:
-            members.append(build_member(job, network if len(jobs) == 1 else network.fork(0), room.steps_per_epoch))
-        except Exception as error:
-            failed.append((job, error))
-    return room, network, members, failed
+    return Room(first, runtime, dataset, spec, body, dataset.split("train"), dataset.split("val"), warnings), network
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,8 @@ class Room:
         samples = len(self.train_split)
         return max(samples // min(self.first.config["batch_size"], samples), 1)
 
-    def at(self, precision: Precision) -> Room:
-        return replace(self, runtime=self.runtime.choose(precision))
+    def at(self, numerics: Numerics) -> Room:
+        return replace(self, runtime=self.runtime.computing(numerics))
 
     def stream(self, split: Any, training: bool = False) -> Stream:
         config, runtime = self.first.config, self.runtime
@@ -142,10 +146,10 @@ class Room:
             return Origin("the run itself")
         return find_origin(self.first, self.body, screen, lambda pretraining: run_job(pretraining, screen).directory)
 
-    def precision(self, member: Member, network: Network) -> tuple[Precision, str]:
-        """(what is computed in, how that was found). A resumed run keeps what it began with."""
-        if member.snapshot is not None:
-            return Precision.parse(member.snapshot.state["precision"]), "the checkpoint's"
+    def numerics(self, member: Member, network: Network) -> tuple[Numerics, str]:
+        return member.numerics(self.dataset.files(), self.runtime, lambda: self._precision(network))
+
+    def _precision(self, network: Network) -> tuple[Precision, str]:
         if self.runtime.shares:
             return self.runtime.candidates()[0], "not probed: no process has the whole network"
         network.to(self.runtime.torch_device)
@@ -195,7 +199,10 @@ class Room:
                     if runtime.shares and (tied := member.network.tied()):
                         raise ValueError(f"runtime.strategy=fsdp: {tied[0]} belongs to several groups; replicate can")
                     runtime.sharded([g.module for g in member.network.groups])
-                    told_of = {**self._record(member, origin, made_of, how), "beside": beside}
+                    told_of = {
+                        **member.record(origin, made_of, runtime, how), "monitor": dataset.task.monitor,
+                        "val_samples": len(self.val_split), "beside": beside,
+                    }  # fmt: skip
                     with signals.held():  # else run.json says that it runs, and nobody is there to say that it ended
                         run = stack.enter_context(Run(job.directory, told_of, member.first_step, runtime.rank > 0))
                     trial = Trial(
@@ -231,31 +238,7 @@ class Room:
 
     def _made_of(self, member: Member, origin: Origin) -> dict[str, Any]:
         started = member.known["made_of"]["origin"] if member.resumes else origin.hash
-        config = {**member.job.config, "freeze": member.freeze}
-        return content(config, started, self.dataset.files(), self.runtime.precision)
-
-    def _record(self, member: Member, origin: Origin, made_of: Mapping[str, Any], how: str) -> dict[str, Any]:
-        job, known = member.job, member.known
-        return {
-            "stage": job.config["stage"],
-            "command": job.command,
-            "overrides": list(job.overrides),
-            "sweep": job.sweep,
-            "asked": job.asked,
-            "fingerprint": fingerprint(made_of),
-            "made_of": made_of,
-            "init_from": job.config["init_from"],
-            "lineage": known["lineage"] if member.resumes else origin.lineage,
-            "seed": job.config["seed"],
-            "trust": list(job.trust),
-            "monitor": self.dataset.task.monitor,
-            "val_samples": len(self.val_split),
-            "num_steps": member.phases[-1].last_step,
-            "last_phase": member.phases[-1].first_step,
-            "started": known.get("started") or story.now(),
-            "versions": story.versions(),
-            "runtime": {**self.runtime.describe(), "precision_choice": how},
-        }
+        return member.made_of(started, self.dataset.files(), self.runtime.precision)
 
     def _tell(
         self, member: Member, trial: Trial, run: Run, loaded: LoadReport | None, costs: Sequence[tuple[str, ...]],

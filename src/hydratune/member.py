@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from hydratune import construct
+from hydratune import construct, story
 from hydratune.assemble import Job, strategy_node
 from hydratune.company import launched
 from hydratune.data.dataset import Dataset
@@ -22,7 +22,7 @@ from hydratune.data.stream import Stream
 from hydratune.engine.probe import cost_meter
 from hydratune.engine.settings import Settings
 from hydratune.engine.trunk import Caches, plan_caches
-from hydratune.fingerprint import differences, fingerprint
+from hydratune.fingerprint import content, differences, fingerprint
 from hydratune.freeze import report
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.phases import checked, with_norms
@@ -34,7 +34,7 @@ from hydratune.pretrained import load_into
 from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import claim, read_record
-from hydratune.runtime import Runtime
+from hydratune.runtime import Numerics, Precision, Runtime
 from hydratune.secrets import hidden
 from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
 
@@ -68,6 +68,38 @@ class Member:
         """Whether it needs no origin: its own checkpoint has all."""
         return self.snapshot is not None and self.known.get("init_from") == self.job.config["init_from"]
 
+    def numerics(
+        self, files: str, runtime: Runtime, probe: Callable[[], tuple[Precision, str]]
+    ) -> tuple[Numerics, str]:
+        """(what it computes with, how that was found): what it began with, what its sweep settled, else what `probe`
+        finds. Threads that are typed beat the first two. files: as for `content`.
+        """
+        began = self._began_with(files, runtime)
+        settled = Numerics.read(self.job.numerics) if "precision" in self.job.numerics else None
+        found = began or settled
+        if found is None:
+            precision, how = probe()
+            return Numerics(precision, torch.get_num_threads()), how
+        threads = runtime.threads or found.threads
+        how = "as it began" if began else "as the sweep has settled for all jobs like it"
+        if threads != found.threads:
+            how += f", but for the threads: it had {found.threads}, so its last bits are others from here on"
+        return replace(found, threads=threads), how
+
+    def _began_with(self, files: str, runtime: Runtime) -> Numerics | None:
+        """As its checkpoint says; before there is one, as the record of the same run does."""
+        if self.snapshot is not None:
+            return Numerics.read(self.snapshot.state)
+        made, seen = self.known.get("made_of"), self.known.get("runtime")
+        if not made or not seen or seen.get("device") != str(runtime.torch_device):
+            return None
+        again = json.loads(json.dumps(self.made_of(made.get("origin"), files, runtime.precision)))
+        return None if differences(made, again) else Numerics.read(seen)
+
+    def made_of(self, origin: str | None, files: str, precision: str) -> dict[str, Any]:
+        """What determines its weights. origin: the hash of those that it starts from."""
+        return content({**self.job.config, "freeze": self.freeze}, origin, files, precision)
+
     def halts(self, eval_every: int) -> int:
         """The step it goes to: its last, or the first evaluation at or after its halt."""
         last = self.phases[-1].last_step
@@ -84,6 +116,28 @@ class Member:
                 f"resume: this configuration does not give the weights that {directory} holds. Changed: "
                 f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={directory} trains on from it"
             )
+
+    def record(self, origin: Origin, made_of: Mapping[str, Any], runtime: Runtime, how: str) -> dict[str, Any]:
+        """What run.json says from the first step on. how: precision and layout were chosen."""
+        job, known = self.job, self.known
+        return {
+            "stage": job.config["stage"],
+            "command": job.command,
+            "overrides": list(job.overrides),
+            "sweep": job.sweep,
+            "asked": job.asked,
+            "fingerprint": fingerprint(made_of),
+            "made_of": made_of,
+            "init_from": job.config["init_from"],
+            "lineage": known["lineage"] if self.resumes else origin.lineage,
+            "seed": job.config["seed"],
+            "trust": list(job.trust),
+            "num_steps": self.phases[-1].last_step,
+            "last_phase": self.phases[-1].first_step,
+            "started": known.get("started") or story.now(),
+            "versions": story.versions(),
+            "runtime": {**runtime.describe(), "precision_choice": how},
+        }
 
     def above(self, trunk: Network) -> Member:
         """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""

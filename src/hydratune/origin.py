@@ -16,14 +16,15 @@ from hydratune import construct
 from hydratune.assemble import Job, strategy_node
 from hydratune.company import launched
 from hydratune.data.dataset import Dataset
-from hydratune.fingerprint import content, fingerprint
+from hydratune.engine.state import digest
+from hydratune.fingerprint import content, differences, fingerprint
 from hydratune.freeze.lora import merged
 from hydratune.overrides import as_overrides
 from hydratune.pretrained import read_tensors
 from hydratune.record import checkpoint
 from hydratune.record.progress import Screen
 from hydratune.record.run import read_record, write_json
-from hydratune.runtime import Runtime
+from hydratune.runtime import Numerics, Runtime
 from hydratune.story import shown_path
 from hydratune.types import Body
 
@@ -72,9 +73,7 @@ def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], 
     wanted = job.config["init_from"]
     if wanted in (None, "auto") and body.weights is not None:
         said, tensors = body.weights()
-        file = Path(said)
-        known = checkpoint.sha256(file) if file.is_file() else f"weights:{said}"
-        return Origin(f"model.weights: {said}", tensors, known, {"weights": said}, body.classes)
+        return Origin(f"model.weights: {said}", tensors, _digest_of(tensors), {"weights": said}, body.classes)
     if wanted is None:
         return Origin("nothing: random initialisation")
     if wanted == "auto":
@@ -88,6 +87,14 @@ def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], 
     if not path.exists():
         raise ValueError(f"init_from={wanted}: no such run directory, checkpoint or file of tensors")
     return Origin(str(path), read_tensors(path), checkpoint.sha256(path), {"file": str(path)})
+
+
+def _digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of names and values: a name of weights, or an index of their files, would be the same for others."""
+    named = sorted(tensors.items())
+    return fingerprint(
+        {"tensors": [[n, str(t.dtype), list(t.shape)] for n, t in named], "values": digest(t for _, t in named)}
+    )
 
 
 def best_checkpoint(directory: Path) -> Path:
@@ -129,6 +136,7 @@ def _pretraining(job: Job, digests: dict[str, str]) -> tuple[dict[str, Any], dic
     """(the configuration of the job's pretraining, what determines its weights)"""
     config = {**job.config, **job.config["pretrain"], "stage": "pretrain", "init_from": None, "resume": "auto"}
     config["dry_run"] = False
+    config["runtime"] = {**job.config["runtime"], **job.config["pretrain"]["runtime"]}
     config["freeze"] = {construct.TARGET: "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
     runtime: Runtime = construct.construct(config["runtime"], "runtime", job.trust)
     files = _digest(config["dataset"], "pretrain.dataset", job, digests)
@@ -150,13 +158,19 @@ def asked(job: Job, digests: dict[str, str]) -> str:
     digests: of the files of data sets that were looked at before; is added to.
     """
     config, wanted = job.config, job.config["init_from"]
-    origin = None if wanted is None else _asked_origin(job, wanted, digests)
+    origin = _asked_origin(job, wanted, digests)
     files = _digest(config["dataset"], "dataset", job, digests)
     freeze = {**strategy_node(config["freeze"], job.sweep, job.trust), "norm": config["freeze"].get("norm") or "frozen"}
-    return fingerprint(content({**config, "freeze": freeze}, origin, files, config["runtime"]["precision"]))
+    made_of = content({**config, "freeze": freeze}, origin, files, config["runtime"]["precision"])
+    # Threads change last bits: no reason to make a run again, but one to make both where both are asked for.
+    return fingerprint({**made_of, **({"threads": threads} if (threads := config["runtime"]["threads"]) else {})})
 
 
-def _asked_origin(job: Job, wanted: str, digests: dict[str, str]) -> str:
+def _asked_origin(job: Job, wanted: str | None, digests: dict[str, str]) -> str | None:
+    if wanted in (None, "auto") and (own := _asked_weights(job.config["model"])):
+        return own
+    if wanted is None:
+        return None
     if wanted == "auto":
         return f"pretraining {fingerprint(_pretraining(job, digests)[1])}"
     path = found(wanted)
@@ -165,6 +179,17 @@ def _asked_origin(job: Job, wanted: str, digests: dict[str, str]) -> str:
     if (path / checkpoint.MANIFEST).is_file():
         return checkpoint.weights_hash(path)
     return checkpoint.sha256(path) if path.is_file() else wanted
+
+
+def _asked_weights(model: Mapping[str, Any]) -> str | None:
+    """What a model brings its weights from: files by their contents, what is downloaded by its name."""
+    weights = model.get("weights")
+    if not weights:
+        return None
+    source = str(model.get("name") if weights is True else weights)
+    path = Path(source).expanduser()
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    return " ".join(map(checkpoint.sha256, files)) or f"weights:{source}"
 
 
 def found(wanted: str) -> Path:
@@ -220,7 +245,7 @@ def _finished_run(outputs: Path, wanted: str, content: Mapping[str, Any], screen
         known = json.loads(found.read_text())
         if known.get("stage") != "pretrain" or known.get("status") != "complete":
             continue
-        if known["fingerprint"] == wanted:
+        if known["fingerprint"] == wanted or _serves(known, content):
             screen.line(f"init_from=auto: {found.parent} is this pretraining, finished {known['ended']}")
             return str(found.parent)
         if known["made_of"]["model"] == content["model"]:
@@ -228,6 +253,15 @@ def _finished_run(outputs: Path, wanted: str, content: Mapping[str, Any], screen
     for _, other in sorted(others)[-3:]:
         screen.line(f"init_from=auto: {other} is another pretraining of this model; init_from={other} takes it")
     return ""
+
+
+def _serves(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether what is typed now of precision and layout is what that run chose then, and all else is the same."""
+    if "precision" not in (known.get("runtime") or {}):
+        return False
+    chosen = Numerics.read(known["runtime"]).settings()
+    pinned = {k: v for k, v in chosen.items() if wanted.get(k, "auto") != "auto"}
+    return not differences({**known["made_of"], **pinned}, json.loads(json.dumps(wanted)))
 
 
 def _record_overrides(directory: Path, overrides: list[str]) -> None:

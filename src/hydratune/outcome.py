@@ -38,12 +38,13 @@ def complete(
     """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
     metrics, monitor = dict(known["metrics"]), dataset.task.monitor
     if job.config["test"] is True and f"test_{monitor}" not in metrics:
+        # Its record stays that of a complete run until the test is through, whatever becomes of that.
         _load_best(network, job.directory / "checkpoints", known["best_step"])
-        with Run(job.directory, {}, known["num_steps"], runtime.rank > 0) as run:
-            tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
-            metrics |= {f"test_{k}": v for k, v in tested.items()}
+        tested = evaluate(network, dataset.task, stream(dataset.split("test")), spec, runtime).compute()
+        metrics |= {f"test_{k}": v for k, v in tested.items()}
+        run = Run(job.directory, {}, known["num_steps"], runtime.rank > 0, status="complete")
+        with run, run.told_once(metrics=metrics):
             run.board.scalars({f"test/{k}": v for k, v in tested.items()}, known["best_step"])
-            run.update(status="complete", metrics=metrics)
         screen.line(f"{story.shown_path(job.directory)}: test {monitor} {metrics[f'test_{monitor}']:.4f}")
     else:
         screen.line(f"{story.shown_path(job.directory)} is complete; nothing to do")
@@ -82,21 +83,21 @@ def finish(
         tested = evaluate(trial.network, dataset.task, stream(split), spec, runtime).compute()
         metrics |= {f"test_{k}": v for k, v in tested.items()}
     exported(run, trial.network, body, dataset)
-    # All that the end tells is told at once: a run that is stopped before begins its end again.
-    shown = seen.show(val_stream).items()
-    run.show({f"val_{tag}" if isinstance(what, Mapping) else f"val/{tag}": what for tag, what in shown}, step)
-    run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-    run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
-    run.update(
-        status="complete",
-        ended=story.now(),
-        metrics=metrics,
-        best_step=step,
-        num_steps=trial.num_steps,
-        stopped=trial.stopped,
-        seconds=run.seconds,
-        checkpoint={"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
-    )
+    shown = {f"val_{t}" if isinstance(what, Mapping) else f"val/{t}": what for t, what in seen.show(val_stream).items()}
+    ended = {
+        "status": "complete",
+        "ended": story.now(),
+        "metrics": metrics,
+        "best_step": step,
+        "num_steps": trial.num_steps,
+        "stopped": trial.stopped,
+        "seconds": run.seconds,
+        "checkpoint": {"path": f"checkpoints/{best.name}", "sha256": checkpoint.model_hash(best)},
+    }
+    with run.told_once(**ended):
+        run.show(shown, step)
+        run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
+        run.board.hparams(story.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     if trial.stopped is not None:
         screen.line(f"stopped after {trial.history[-1][0]} of {trial.num_steps} steps: {trial.stopped}")
     story.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from hydratune.company import from_first
 
 PRECISIONS = ("auto", "fp32", "bf16")
+LAYOUTS = ("auto", "contiguous", "channels_last")
 STRATEGIES = ("replicate", "fsdp")
 
 
@@ -39,8 +40,35 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """What a run's last bits depend on beside its configuration: dtype, layout, and how many threads share a sum.
+
+    They belong to a run from its first step on, however often and wherever it goes on.
+    """
+
+    precision: Precision
+    threads: int
+
+    @staticmethod
+    def read(known: Mapping[str, Any]) -> Numerics:
+        """Of a checkpoint's state, or of what run.json says of the runtime."""
+        return Numerics(Precision.parse(known["precision"]), known.get("threads") or torch.get_num_threads())
+
+    def settings(self) -> dict[str, Any]:
+        """As keys of `runtime`."""
+        dtype = "bf16" if self.precision.dtype == torch.bfloat16 else "fp32"
+        layout = "channels_last" if self.precision.channels_last else "contiguous"
+        return {"precision": dtype, "layout": layout, "threads": self.threads}
+
+    def overrides(self, node: str = "runtime") -> str:
+        """What to type for the same numbers on any machine of this kind."""
+        return " ".join(f"{node}.{key}={value}" for key, value in self.settings().items())
+
+
+@dataclass(frozen=True)
 class Runtime:
-    """device: auto, cpu, cuda, cuda:1 ...; precision: auto (probed), fp32 or bf16; threads: null leaves torch's own.
+    """device: auto, cpu, cuda, cuda:1 ...; precision: auto (probed), fp32 or bf16; layout of images: auto (probed),
+    contiguous or channels_last; threads: null leaves torch's own.
 
     compile: torch.compile, once per phase. keep_memory: let the C allocator of a CPU run keep what it has freed, rather
     than return it to the system and fault it in again at every step (glibc; 8 to 20% of a step's time).
@@ -51,6 +79,7 @@ class Runtime:
 
     device: str = "auto"
     precision: str = "auto"
+    layout: str = "auto"
     compile: bool = False
     threads: int | None = None
     keep_memory: bool = True
@@ -64,6 +93,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"runtime.precision={self.precision}: one of {', '.join(PRECISIONS)}")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"runtime.layout={self.layout}: one of {', '.join(LAYOUTS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"runtime.strategy={self.strategy}: one of {', '.join(STRATEGIES)}")
         if self.threads is not None and self.threads < 1:
@@ -98,12 +129,22 @@ class Runtime:
     def choose(self, precision: Precision) -> Runtime:
         return replace(self, chosen=precision)
 
-    def candidates(self) -> list[Precision]:
-        """What the probe may choose from, the plain one first."""
+    def computing(self, numerics: Numerics) -> Runtime:
+        """With these from now on."""
+        torch.set_num_threads(numerics.threads)
+        return self.choose(numerics.precision)
+
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics(self.chosen, torch.get_num_threads())
+
+    def candidates(self, images: bool = True) -> list[Precision]:
+        """What the probe may choose from, the plain one first. images: else there is but one layout."""
         dtypes = {"fp32": [torch.float32], "bf16": [torch.bfloat16], "auto": [torch.float32]}[self.precision]
         if self.precision == "auto" and bf16_units(self.torch_device):
             dtypes = [torch.float32, torch.bfloat16]
-        return [Precision(dtype, layout) for dtype in dtypes for layout in (False, True)]
+        layouts = {"contiguous": [False], "channels_last": [True], "auto": [False, True]}[self.layout]
+        return [Precision(dtype, layout) for dtype in dtypes for layout in (layouts if images else [False])]
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.chosen.dtype == torch.float32:
@@ -188,9 +229,11 @@ class Runtime:
             torch.default_generator.manual_seed(seed)
 
     def describe(self) -> dict[str, Any]:
+        """For run.json; `repeat` is what to type for the same numbers elsewhere."""
         device = self.torch_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-        return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": str(self.chosen)}
+        seen = {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": str(self.chosen)}
+        return {**seen, "repeat": self.numerics.overrides()}
 
 
 def _keep_freed_memory() -> None:

@@ -21,8 +21,8 @@ from hydratune.record import checkpoint
 HERE = Path(__file__).parent
 NET = [
     "trust=[faultnet]", "model._target_=faultnet.Net", "dataset.train=120", "dataset.val=60", "dataset.test=60",
-    "batch_size=20", "runtime.precision=fp32", "runtime.threads=1", "stage=pretrain", "epochs=3",
-    "optimizer=adamw", "optimizer.lr=0.01", "engine.ema=0.9", "engine.save_every=2", "engine.log_every=3",
+    "batch_size=20", "runtime.precision=fp32", "runtime.layout=contiguous", "runtime.threads=1", "stage=pretrain",
+    "epochs=3", "optimizer=adamw", "optimizer.lr=0.01", "engine.ema=0.9", "engine.save_every=2", "engine.log_every=3",
 ]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

@@ -31,7 +31,7 @@ def evaluate_tails(
     Raises Stopped where a signal is waiting: an evaluation may take long, and can be made again.
     """
     metrics = [task.metrics(spec, runtime.torch_device) for _ in networks]
-    with _in_evaluation(networks):
+    with in_evaluation(networks):
         for batch, features in trunk.once():
             if (number := runtime.agreed(signals.asked())) is not None:
                 raise signals.Stopped(number)
@@ -49,12 +49,12 @@ def evaluate_tails(
 @torch.no_grad()
 def look(network: Network, task: Task, stream: Stream, runtime: Runtime) -> Mapping[str, Shown]:
     """What the task has somebody look at beside the metrics."""
-    with _in_evaluation([network]):
+    with in_evaluation([network]):
         return task.look(partial(_outputs, runtime, network, 0), stream)
 
 
 @contextmanager
-def _in_evaluation(networks: Sequence[Network]) -> Iterator[None]:
+def in_evaluation(networks: Sequence[Network]) -> Iterator[None]:
     """All layers in eval, then each as it was: a frozen BatchNorm may stand in eval within a group that trains."""
     groups = [group for network in networks for group in network.groups]
     modes = [(layer, layer.training) for group in groups for layer in group.module.modules()]

@@ -270,6 +270,7 @@ class Trial:
             "parts": self.backward.parts,
             "classes": list(self.spec.class_names),
             "precision": str(self.runtime.chosen),
+            "threads": self.runtime.numerics.threads,
             **more,
         }
         parts = (self.network.state_dict(), tensors, self.ema, self.start)

@@ -187,8 +187,8 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
         weights = digest([t for g in groups for t in (*g.module.parameters(), *g.module.buffers())])
         names = [g.name for g in groups]
         key = store.key(
-            weights, names, data, stream.seed if stream.random else 0, stream.views, str(runtime.chosen),
-            runtime.torch_device.type, torch.__version__,
+            weights, names, data, stream.seed if stream.random else 0, stream.views, runtime.describe(),
+            torch.__version__,
         )  # fmt: skip
         features, lengths = store.find(key), _row_lengths(trunk, cut)
         if features is None:

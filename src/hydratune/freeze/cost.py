@@ -23,6 +23,7 @@ from hydratune.layer_groups import parameter_names
 from hydratune.types import Features, LayerGroup, Padded, Phase
 
 REPEATS = 2
+UPDATE = 10.0  # operations that an optimizer's update of one element is counted as
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,18 @@ class CostMeter:
             seconds * scale + trained * self.update,
             trunk * scale,
         )
+
+    def operations_of(self, phase: Phase) -> PhaseCost:
+        """The same in multiplications and additions in place of seconds: nothing measured, the same every time."""
+        total = 0.0
+        for i, names in enumerate(self._owned):
+            trains, below = (not phase.trainable.isdisjoint(n) for n in (names, frozenset().union(*self._owned[:i])))
+            # backward: a product for the weights' gradient, and one for the input's
+            total += self.operations[i] * (1 + trains + below)
+        trunk = sum(self.operations[: phase.cut])
+        elements = sum(p.numel() for p in self._parameters(phase))
+        share = trunk / max(sum(self.operations), 1)
+        return PhaseCost(share, share, 0.0, total * self.batch_size + UPDATE * elements, trunk * self.batch_size)
 
     def row_bytes(self, cut: int) -> int | None:
         """Of one sample's features between groups[:cut] and the rest; None where no table holds such.

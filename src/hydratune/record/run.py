@@ -7,14 +7,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hydratune.record.tensorboard import Board, SilentBoard
+from hydratune.record.tensorboard import Board, SilentBoard, cut_back, sizes
 from hydratune.secrets import hidden, hidden_in
 from hydratune.types import Shown
+
+FAILURES = ("error", "nonfinite", "test_error")  # of an earlier attempt
 
 
 class Run:
@@ -25,14 +27,19 @@ class Run:
     Raises ValueError where another live process has the directory.
     """
 
-    def __init__(self, directory: Path, record: dict[str, Any], first_step: int = 0, silent: bool = False) -> None:
+    def __init__(
+        self, directory: Path, record: dict[str, Any], first_step: int = 0, silent: bool = False,
+        status: str = "running",
+    ) -> None:  # fmt: skip
         """first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it."""
         self.directory, self.silent = directory, silent
         self.checkpoints = directory / "checkpoints"
         self._lock: int | None = os.open(os.devnull, os.O_RDONLY) if silent else claim(directory)
-        known = {k: v for k, v in read_record(directory).items() if k not in ("error", "nonfinite")}
+        known = {k: v for k, v in read_record(directory).items() if k not in FAILURES}
+        if "events" in known and not silent:
+            cut_back(directory, known.pop("events"))
         self._before, self._started = float(known.get("seconds") or 0), time.perf_counter()
-        self.record: dict[str, Any] = {**known, **record, "status": "running"}
+        self.record: dict[str, Any] = {**known, **record, "status": status}
         self.update()
         self.board = SilentBoard() if silent else Board(directory, first_step)
 
@@ -63,6 +70,18 @@ class Run:
             else:
                 self.board.picture(tag, content, step)
 
+    @contextlib.contextmanager
+    def told_once(self, **changes: Any) -> Iterator[None]:
+        """What TensorBoard is told within goes with these entries of run.json, as if both were one write: where the
+        process ends before the second, the run cuts the first off when it goes on.
+        """
+        self.board.flush()
+        self.update(events=sizes(self.directory))
+        yield
+        self.board.flush()
+        self.record.pop("events")
+        self.update(**changes)
+
     def __enter__(self) -> Run:
         return self
 
@@ -75,7 +94,8 @@ class Run:
             if error is not None:
                 status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
                 with contextlib.suppress(OSError):  # a full disk, perhaps, which is the error
-                    self.update(status=status, error=f"{type(error).__name__}: {error}", seconds=self.seconds)
+                    if self.record["status"] != "complete":
+                        self.update(status=status, error=f"{type(error).__name__}: {error}", seconds=self.seconds)
             with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
                 self.board.close()
         finally:
@@ -93,6 +113,16 @@ def claim(directory: Path) -> int:
         os.close(descriptor)
         raise ValueError(f"{directory} is in use by another live run") from None
     return descriptor
+
+
+def wait_for_release(directory: Path, seconds: float) -> None:
+    """Until no live process has the directory, or so long."""
+    deadline = time.monotonic() + seconds
+    while (directory / ".lock").exists() and time.monotonic() < deadline:
+        with contextlib.suppress(ValueError):
+            os.close(claim(directory))
+            return
+        time.sleep(0.1)
 
 
 def read_record(directory: Path) -> dict[str, Any]:

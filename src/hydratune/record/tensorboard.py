@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Board:
     """Scalars, pictures, text and HParams in one event file, in the run directory itself."""
 
     def __init__(self, directory: Path, first_step: int = 0) -> None:
+        """first_step: what was told beyond it is told again."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else 0)
@@ -44,8 +46,26 @@ class Board:
             self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)
 
+    def flush(self) -> None:
+        """All of it is in the file now."""
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
+
+
+def sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each event file."""
+    return {path.name: path.stat().st_size for path in directory.glob("events.out.tfevents.*")}
+
+
+def cut_back(directory: Path, earlier: Mapping[str, int]) -> None:
+    """Event files as they were when they had these sizes: they only grow."""
+    for name, size in sizes(directory).items():
+        if name not in earlier:
+            (directory / name).unlink()
+        elif size > earlier[name]:
+            os.truncate(directory / name, earlier[name])
 
 
 class SilentBoard(Board):
@@ -60,5 +80,7 @@ class SilentBoard(Board):
     def picture(self, tag: str, image: Tensor, step: int) -> None: ...
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None: ...
+
+    def flush(self) -> None: ...
 
     def close(self) -> None: ...

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.origin import asked
-from hydratune.record.run import claim, read_record, write_json
+from hydratune.record.run import claim, read_record, wait_for_release, write_json
 from hydratune.sweep import halving, ranking, tables
-from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, heads_alone, settled, shared_out
+from hydratune.sweep.arrange import Planner, makespan
+from hydratune.sweep.plan import Entry, Unit, settled
 from hydratune.sweep.pool import Event, Places, Pool, ending
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
-from hydratune.sweep.survey import makespan, predicted, scaled
 from hydratune.sweep.worker import record_failure
 
 Outcome = float | str  # the metric, or why it failed
+PATIENCE = 15.0  # seconds
 
 
 class Conductor:
@@ -34,9 +35,13 @@ class Conductor:
         self.outcomes: dict[int, Outcome] = {}
         self.screen = SweepScreen()
         self._pool = Pool(directory / ".workers")
+        self._planner = Planner(self._pool, settings, dry_run)
         self._written = 0.0
         self._soups: list[str] = []
         self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
+        self._numerics: dict[
+            int, dict[str, Any]
+        ] = {}  # by a job's number: the threads and the precision that are its own
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
         claim(directory)  # until this process ends
 
@@ -63,45 +68,56 @@ class Conductor:
         self._rank(everything=True)
         return {e.number: self.outcomes[e.number] for e in entries}
 
-    def conclude(self) -> None:
-        """Test the winner, write the report, show the table."""
+    def conclude(self) -> list[str]:
+        """Test the winner, write the report, show the table. Returns a sentence for each of these that failed."""
         from hydratune.sweep import report
 
         if self.dry_run or not (self.directory / ranking.SWEEP).is_file():
             self._leave_nothing()
-            return
+            return []
         ranked = ranking.read(self.directory)
-        best = ranked.winner.directory if ranked.winner is not None else None
-        winner = next((e for e in self.entries.values() if e.directory == best), None)
-        if winner is not None and winner.job is not None and winner.job.config["test"] is not False:
-            config = {**winner.job.config, "test": True, "resume": "auto"}
-            tested = replace(winner, job=replace(winner.job, config=config, halt=None))
-            self._work([Unit([tested])], Places(1, None), {}, quiet=True)
-        if self.settings.soup != "none":
-            self._cook(ranked)
+        failed = [self._test(ranked), self._cook(ranked) if self.settings.soup != "none" else None]
         self._rank(everything=True)
         report.write(self.directory)
         report.show(self.directory, self.screen)
+        return [sentence for sentence in failed if sentence]
 
-    def _cook(self, ranked: ranking.Ranking) -> None:
-        """Average the complete jobs that began where the winner did, and list that as one more row."""
+    def _test(self, ranked: ranking.Ranking) -> str | None:
+        """Read the winner's test split, once. Its training stays complete if that fails; why it did is returned."""
+        best = ranked.winner.directory if ranked.winner is not None else None
+        winner = next((e for e in self.entries.values() if e.directory == best and e.same_as is None), None)
+        if winner is None or winner.job is None or winner.job.config["test"] is False:
+            return None
+        metric, alone = self.outcomes[winner.number], Places.of(1)
+        config = {**winner.job.config, "test": True, "resume": "auto"}
+        tested = replace(winner, job=replace(winner.job, config=config, halt=None))
+        self._work([Unit([tested], alone.threads())], alone, {}, quiet=True)
+        outcome = self.outcomes[winner.number]
+        self.outcomes[winner.number] = metric
+        return f"the test of the best job, {winner.name}, failed: {outcome}" if isinstance(outcome, str) else None
+
+    def _cook(self, ranked: ranking.Ranking) -> str | None:
+        """Average the complete jobs that began where the winner did, and list that as one more row; or why not."""
         from hydratune.sweep.soup import start_of
 
         by_directory = {e.directory: e for e in self.entries.values() if e.same_as is None and e.job is not None}
         rows = [r for r in ranked.rows if r.status == "complete" and r.directory in by_directory]
         if ranked.winner is None or not rows:
-            return
+            return None
         start = start_of(ranked.winner.directory)
         alike = sorted((r for r in rows if start_of(r.directory) == start), key=lambda r: -r.value)
         home = self.directory / f"soup-{self.settings.soup}"
-        unit = Unit([by_directory[r.directory] for r in alike])
-        for event in self._pool.run(f"soup:{self.settings.soup}:{home}", [unit], Places.of(1)):
+        alone = Places.of(1)
+        unit = Unit([by_directory[r.directory] for r in alike], alone.threads())
+        for event in self._pool.run(f"soup:{self.settings.soup}:{home}", [unit], alone):
             self.screen.heard(event)
-            if event.died:
-                self.screen.line(f"warning: no soup: {ending(event.died)}\n{self._pool.log_of(unit)}")
-                return
+            if event.died or "failed" in event.message:
+                return (
+                    f"sweep.soup={self.settings.soup} failed: {event.message.get('failed') or ending(event.died or 0)}"
+                )
         self._soups = [home.name]
         self._write_jobs()
+        return None
 
     # ---- what there is to do
 
@@ -119,7 +135,11 @@ class Conductor:
                 except Exception as error:
                     entry = replace(entry, job=None, error=f"{error}")
             result.append(entry)
-        return settled(result, known)
+        entries = settled(result, known)
+        before = {j["directory"]: j.get("numerics") or {} for j in self._told_before()}
+        for entry in entries:
+            self._planner.take_up(entry.number, before.get(entry.name, {}), begun=entry.directory in known)
+        return entries
 
     def _done(self, entry: Entry, halt: float | None) -> float | None:
         """The metric of one that is as far as it should be."""
@@ -152,7 +172,11 @@ class Conductor:
             return
         for entry in left:
             entry.write_hydra()
-        units, places, costs = self._units(left)
+        units, places, costs = self._planner.units(left)
+        units = self._planner.settled(units)
+        self._write_jobs()
+        for entry in left:  # workers of a command that was killed end within seconds
+            wait_for_release(entry.directory, PATIENCE)
         self._work(units, places, costs)
 
     def _pretrained(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -163,10 +187,10 @@ class Conductor:
             config = entry.job.config
             key = json.dumps([config["pretrain"], config["runtime"]]) if config["init_from"] == "auto" else ""
             wanted.setdefault(key, []).append(entry)
-        left = list(wanted.pop("", ()))
+        left, alone = list(wanted.pop("", ())), Places.of(1)
         for needing in wanted.values():
             failed: str | None = None
-            for event in self._pool.run("pretrain", [Unit(needing[:1])], Places.of(1)):
+            for event in self._pool.run("pretrain", [Unit(needing[:1], alone.threads())], alone):
                 self.screen.heard(event)
                 failed = event.message.get("failed") or failed
                 if event.died:
@@ -177,42 +201,11 @@ class Conductor:
                 self._fail(entry, f"its pretraining failed: {failed}")
         return sorted(left, key=lambda e: e.number)
 
-    def _units(self, entries: Sequence[Entry]) -> tuple[list[Unit], Places, dict[int, Any]]:
-        """(what each worker runs, how many at a time, what each job costs where that was asked)"""
-        if self.settings.share == "off":
-            units = [Unit([e]) for e in entries]
-            return units, Places.of(self.settings.jobs, len(units)), {}
-        groups = companies(entries)
-        places = Places.of(self.settings.jobs, len(entries))
-        costs: dict[int, Any] = {}
-        undecided = len(groups) < 2 * places.count and not all(map(heads_alone, groups))
-        if (places.count > 1 and undecided) or self.dry_run:
-            costs = self._survey(groups, places)
-        units = []
-        for group in groups:
-            if not costs or not undecided:
-                units.append(Unit(group))
-                continue
-            forks = {e.number: costs[e.number].get("fork", 0) for e in group}
-            parts = shared_out(group, places.count, forks, lambda es: predicted([costs[e.number] for e in es]))
-            units += [Unit(part) for part in parts]
-        units.sort(key=lambda u: -sum(costs.get(e.number, {}).get("seconds", 0.0) for e in u.entries))
-        found = Places.of(self.settings.jobs, len(units))
-        if found.count < places.count:  # the cores of workers that are not needed go to those that are
-            costs = {n: scaled(c, found.count / (ALL_CORES * places.count)) for n, c in costs.items()}
-        return units, found, costs
-
-    def _survey(self, groups: Sequence[Sequence[Entry]], places: Places) -> dict[int, Any]:
-        costs: dict[int, Any] = {}
-        for event in self._pool.run("survey", [Unit(g) for g in groups], places):
-            costs |= {int(n): c for n, c in event.message.get("costs", {}).items()}
-        return {e.number: costs.get(e.number, {}) for g in groups for e in g}
-
     def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
         """Have them run; one whose worker dies, or whose company ends it, starts again alone from its checkpoint."""
         units = list(units)
         waiting = {e.number: e for u in units for e in u.entries}
-        seconds = makespan([predicted([costs.get(e.number, {}) for e in u.entries]) for u in units], places.count)
+        seconds = makespan(units, places, costs)
         with self.screen.running(len(waiting), seconds or None, quiet):
             for event in self._pool.run("train", units, places):
                 self.screen.heard(event)
@@ -234,17 +227,19 @@ class Conductor:
             return
         left = [e for e in event.unit.entries if e.number in waiting]
         if len(event.unit.entries) > 1:
-            units += [Unit([e]) for e in left]
+            units += [replace(event.unit, entries=[e]) for e in left]
             return
         for entry in left:
             del waiting[entry.number]
             how = ending(event.died)
-            record_failure(entry.directory, f"{how}\n\n{self._pool.log_of(event.unit)}")
+            assert entry.job is not None
+            record_failure(entry.job, f"{how}\n\n{self._pool.log_of(event.unit)}")
             self.outcomes[entry.number] = how
             self._rank()
 
     def _fail(self, entry: Entry, why: str) -> None:
-        record_failure(entry.directory, why)
+        assert entry.job is not None
+        record_failure(entry.job, why)
         self.outcomes[entry.number] = why
 
     # ---- halving
@@ -273,15 +268,18 @@ class Conductor:
     def _write_jobs(self) -> None:
         """sweep.json: these jobs, and those of earlier lines with the same directory."""
         path = self.directory / ranking.SWEEP
-        before = json.loads(path.read_text()) if path.is_file() else {"jobs": []}
-        jobs = [e.told() for e in self.entries.values()]
+        jobs = [{**e.told(), "numerics": self._planner.numerics.get(e.number, {})} for e in self.entries.values()]
         jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": "soup"} for name in self._soups]
         names = {j["directory"] for j in jobs}
-        jobs += [j for j in before["jobs"] if j["directory"] not in names]
+        jobs += [j for j in self._told_before() if j["directory"] not in names]
         keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
         for job in jobs:  # one of another line may not have varied what this one does
             job["varies"] = {k: job["varies"].get(k, job["fixed"].get(k, "")) for k in keys}
         write_json(path, {"command": shlex.join(["hydratune", *self.arguments]), "keys": keys, "jobs": jobs})
+
+    def _told_before(self) -> list[dict[str, Any]]:
+        path = self.directory / ranking.SWEEP
+        return json.loads(path.read_text())["jobs"] if path.is_file() else []
 
     def _rank(self, everything: bool = False) -> None:
         """The tables, after each job but not more than about once in a second."""
@@ -291,7 +289,7 @@ class Conductor:
 
     def _show_plan(self, todo: Sequence[Entry], entries: Sequence[Entry]) -> None:
         left = [e for e in todo if self._done(e, None) is None]
-        units, places, costs = self._units(left) if left else ([], Places.of(1), {})
+        units, places, costs = self._planner.units(left) if left else ([], Places.of(self.settings.jobs), {})
         tables.show_plan(self.screen, entries, units, places, costs)
 
     def _leave_nothing(self) -> None:

@@ -69,10 +69,15 @@ def directories() -> list[Path]:
 
 
 def conclude() -> None:
-    """Once the sweeper is through: test the winner, write the report, show the table."""
-    for conductor in _CONDUCTORS.values():
-        conductor.conclude()
+    """Once the sweeper is through: test the winner, write the report, show the table. Raises JobFailed."""
+    failed = [
+        f"{sentence}. The same command with hydra.sweep.dir={conductor.directory} tries that again"
+        for conductor in _CONDUCTORS.values()
+        for sentence in conductor.conclude()
+    ]
     _CONDUCTORS.clear()
+    if failed:
+        raise JobFailed("; ".join(failed))
 
 
 def _settings(master: DictConfig) -> SweepSettings:

@@ -55,9 +55,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unit:
-    """Entries that one worker process runs, side by side where there are several."""
+    """Entries that one worker process runs, side by side where there are several; threads: null leaves torch's own."""
 
     entries: Sequence[Entry]
+    threads: int | None = None
 
     @property
     def name(self) -> str:
@@ -87,10 +88,12 @@ def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -
     """Each with the directory that is its own: where its run lies already, else a new one; equal jobs are one.
 
     known: run directories of the sweep and their records. A run is known by what it asks for and not by its name, so
-    that a grid may grow by keys.
+    that a grid may grow by keys; one that failed before it began holds nothing, and leaves its name to the next.
     """
-    by_asked = {record.get("asked"): path for path, record in known.items() if record.get("asked")}
-    taken = {path.name: record.get("asked") for path, record in known.items()}
+    never = {path for path, record in known.items() if record.get("status") == "failed" and "made_of" not in record}
+    begun = {path: record.get("asked") for path, record in known.items() if path not in never}
+    by_asked = {asked: path for path, asked in begun.items() if asked}
+    taken = {path.name: asked for path, asked in begun.items()}
     first: dict[str, int] = {}
     result = []
     for entry in entries:
@@ -130,37 +133,37 @@ def heads_alone(entries: Sequence[Entry]) -> bool:
     return all(target == "hydratune.freeze.strategies.HeadOnly" for target in every)
 
 
-ALL_CORES = (
-    0.8  # of what a worker gains when it is given the others' cores as well: threads of one job wait for another
-)
+# Of what a worker gains when it is given the others' cores as well: threads of one job wait for one another
+ALL_CORES = 0.8
 
 
 def shared_out(
-    entries: Sequence[Entry], parts: int, fork: Mapping[int, int], seconds: Callable[[Sequence[Entry]], float]
-) -> list[list[Entry]]:
+    entries: Sequence[Entry], parts: int, fork: Mapping[int, int], work: Callable[[Sequence[Entry]], float],
+    all_cores: bool = True,
+) -> list[list[Entry]]:  # fmt: skip
     """The entries of one company in at most `parts` units, arranged so that the last one is done soonest.
 
     fork: by an entry's number, the first group that it ever changes; what is above 0 shares a trunk with its like.
-    seconds: what entries take side by side. Tried are one unit with all cores, those with one fork kept together, and
-    each wherever there is room.
+    work: what entries take side by side. Tried are those with one fork kept together, each wherever there is room, and,
+    where it may have all_cores, one unit.
     """
     clusters: dict[int, list[Entry]] = {}
     for entry in entries:
         clusters.setdefault(fork[entry.number], []).append(entry)
     together = [*(c for f, c in clusters.items() if f), *([e] for e in clusters.get(0, ()))]
-    arrangements = [_packed(items, parts, seconds) for items in (together, [[e] for e in entries])]
-    best = min(arrangements, key=lambda units: max(map(seconds, units)))
-    if seconds(entries) / (ALL_CORES * parts) <= max(map(seconds, best)):
+    arrangements = [_packed(items, parts, work) for items in (together, [[e] for e in entries])]
+    best = min(arrangements, key=lambda units: max(map(work, units)))
+    if all_cores and work(entries) / (ALL_CORES * parts) <= max(map(work, best)):
         return [list(entries)]
     return best
 
 
-def _packed(items: Sequence[list[Entry]], parts: int, seconds: Callable[[Sequence[Entry]], float]) -> list[list[Entry]]:
+def _packed(items: Sequence[list[Entry]], parts: int, work: Callable[[Sequence[Entry]], float]) -> list[list[Entry]]:
     """The longest first, each to the unit that has least."""
     units: list[list[Entry]] = [[] for _ in range(min(parts, len(items)))]
     loads = [0.0] * len(units)
-    for item in sorted(items, key=lambda i: -seconds(i)):
+    for item in sorted(items, key=lambda i: -work(i)):
         least = loads.index(min(loads))
         units[least] += item
-        loads[least] = seconds(units[least])
+        loads[least] = work(units[least])
     return [sorted(unit, key=lambda e: e.number) for unit in units]

@@ -22,22 +22,29 @@ from hydratune.sweep.plan import Unit
 
 @dataclass(frozen=True)
 class Places:
-    """How many workers run at a time, and what each is given."""
+    """How many workers run at a time, on how many cores and GPUs."""
 
     count: int
-    threads: int | None  # per worker; None leaves torch's own
+    cores: int
     gpus: int = 0
 
     @staticmethod
-    def of(jobs: int | str, units: int | None = None) -> Places:
-        """auto: one per GPU, else as many as there are cores. units: no more than there is work for."""
+    def of(jobs: int | str) -> Places:
+        """auto: one per GPU, else as many as there are cores."""
         import torch
 
         gpus = torch.cuda.device_count()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = (gpus or cores) if jobs == "auto" else int(jobs)
-        count = max(min(count, units or count), 1)
-        return Places(count, None if gpus else max(cores // count, 1), gpus)
+        return Places((gpus or cores) if jobs == "auto" else int(jobs), cores, gpus)
+
+    def threads(self, units: int | None = None) -> int | None:
+        """Of each worker, where all run or `units` of them; None, which leaves torch's own, where GPUs compute."""
+        count = self.count if units is None else max(min(self.count, units), 1)
+        return None if self.gpus else max(self.cores // count, 1)
+
+    def at_once(self, threads: int | None) -> int:
+        """How many workers of so many threads there is room for."""
+        return self.count if threads is None else max(min(self.count, self.cores // threads), 1)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def ending(code: int) -> str:
 
 
 class Pool:
-    """Runs units, at most `places.count` at a time. Leaving it stops those that still run."""
+    """Runs units, as many at a time as there are places and cores for. Leaving it stops those that still run."""
 
     def __init__(self, logs: Path) -> None:
         self._context = context()
@@ -74,7 +81,7 @@ class Pool:
             while True:
                 queue.extend(units[added:])
                 added = len(units)
-                while queue and free:
+                while queue and free and self._fits(queue[0], places):
                     self._start(mode, queue.popleft(), free.pop(0), places)
                 if not self._running:
                     return
@@ -91,6 +98,11 @@ class Pool:
                         yield Event(unit, {}, process.exitcode)
         finally:
             self.stop()
+
+    def _fits(self, unit: Unit, places: Places) -> bool:
+        """Whether its threads find cores that are free: with more threads than cores, all wait for one another."""
+        taken = sum(running.threads or 0 for _, running, _ in self._running.values())
+        return not self._running or taken + (unit.threads or 0) <= places.cores
 
     def log_of(self, unit: Unit) -> str:
         """The end of what the unit's worker printed."""
@@ -120,7 +132,7 @@ class Pool:
         jobs = json.dumps([(e.number, as_json(e.job)) for e in unit.entries if e.job is not None], default=str)
         self._logs.mkdir(parents=True, exist_ok=True)
         gpu = place % places.gpus if places.gpus else None
-        arguments = (mode, jobs, theirs, str(self._log(unit)), places.threads, gpu)
+        arguments = (mode, jobs, theirs, str(self._log(unit)), unit.threads, gpu)
         process = self._context.Process(target=worker.main, args=arguments)
         process.start()
         theirs.close()

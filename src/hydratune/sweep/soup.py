@@ -12,11 +12,11 @@ from hydratune import story
 from hydratune.assemble import Job
 from hydratune.engine.evaluate import evaluate
 from hydratune.freeze.lora import merged
-from hydratune.job import gather
+from hydratune.job import in_common
 from hydratune.origin import best_checkpoint
 from hydratune.record import checkpoint
 from hydratune.record.run import read_record, write_json
-from hydratune.runtime import Precision
+from hydratune.runtime import Numerics
 
 
 def start_of(directory: Path) -> str:
@@ -32,9 +32,9 @@ def cook(jobs: Sequence[Job], how: str, directory: Path) -> str:
     Returns what was done. how: uniform takes all; greedy adds one where validation does not lose by it (the paper's
     recipe 1). The running statistics of BatchNorm are averaged like weights.
     """
-    room, network, _, _ = gather(jobs[:1])
+    room, network = in_common(jobs[:1])
     task = room.dataset.task
-    room = room.at(Precision.parse(read_record(jobs[0].directory)["runtime"]["precision"]))
+    room = room.at(Numerics.read(read_record(jobs[0].directory)["runtime"]))
     network.to(room.runtime.torch_device, room.runtime.chosen.memory_format)
     val = room.stream(room.val_split)
 

@@ -2,71 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from hydratune.assemble import Job
-from hydratune.job import gather
-from hydratune.member import meter
+from hydratune.freeze.cost import PhaseCost
+from hydratune.job import Room, gather
+from hydratune.member import Member, meter
 from hydratune.types import Phase
 
 
 def survey(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
-    """Per job: `fork`, `seconds` alone, and its phases: (first, last, cut, seconds of a step above the cut, below it).
+    """Per job `fork`, `fork_name`, and what it costs: `seconds` and `operations`, each as `predicted` takes them.
 
-    One that cannot run has `error` alone.
+    A clock says how long it will take; what is decided by it would be decided otherwise the next time, so plans are
+    made of operations. One that cannot run has `error` alone.
     """
     room, network, members, failed = gather(jobs)
     result: dict[Job, dict[str, Any]] = {job: {"error": str(error)} for job, error in failed}
     if not members:
         return result
-    chosen, _ = room.precision(members[0], network if len(jobs) > 1 else members[0].network)
-    room = room.at(chosen)
+    numerics, _ = room.numerics(members[0], network if len(jobs) > 1 else members[0].network)
+    room = room.at(numerics)
     stream = room.stream(room.train_split, training=True)
     meters: Any = {}
     passes = len(room.val_split) / stream.batch_size
     for member in members:
-        member.network.to(room.runtime.torch_device, chosen.memory_format)
+        member.network.to(room.runtime.torch_device, numerics.precision.memory_format)
         known = meter(member, room.dataset.task, room.runtime, stream, meters)
-        every = frozenset(member.network.parameters())
-        whole = known.phase(Phase(0, 1, every, cut=0))
-        forward = whole.seconds / 3  # of a step that trains everything
-        cadence = member.settings.cadence(room.steps_per_epoch)
-        phases = []
-        for phase in member.phases:
-            cost = known.phase(phase)
-            if cost.trunk_share:
-                forward = cost.trunk_seconds / cost.trunk_share
-            phases.append(
-                (phase.first_step, phase.last_step, phase.cut, cost.seconds - cost.trunk_seconds, cost.trunk_seconds)
-            )
-        steps, done = member.halts(cadence.eval_every), member.first_step
-        looks = (steps - done) // cadence.eval_every + 1
-        own = sum(
-            (min(b, steps) - max(a, done)) * (above + below)
-            for a, b, _, above, below in phases
-            if b > done and a < steps
-        )
         result[member.job] = {
-            "fork": member.fork, "fork_name": member.network.groups[member.fork].name, "steps": steps, "done": done,
-            "seconds": own + looks * passes * forward, "phases": phases, "looks": looks,
-            "look": passes * forward, "cached": stream.views is not None,
-        }  # fmt: skip
+            "precision": str(numerics.precision),
+            "fork": member.fork,
+            "fork_name": member.network.groups[member.fork].name,
+            "seconds": _cost(member, room, passes, stream.views is not None, known.phase),
+            "operations": _cost(member, room, passes, stream.views is not None, known.operations_of),
+        }
     return result
 
 
-def scaled(cost: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The same cost where everything takes `factor` times as long."""
-    if "phases" not in cost:
+def probe(job: Job) -> str:
+    """The precision and layout that the job would choose by itself."""
+    room, _, members, failed = gather([job])
+    if failed:
+        raise failed[0][1]
+    return str(room.numerics(members[0], members[0].network)[0].precision)
+
+
+Cost = dict[str, Any]
+
+
+def _cost(member: Member, room: Room, passes: float, cached: bool, measured: Callable[[Phase], PhaseCost]) -> Cost:
+    """In what `measured` counts a step in: `whole` alone, and by phase (first, last, cut, above the cut, below it)."""
+    forward = measured(Phase(0, 1, frozenset(member.network.parameters()), cut=0)).seconds / 3
+    cadence = member.settings.cadence(room.steps_per_epoch)
+    phases = []
+    for phase in member.phases:
+        cost = measured(phase)
+        if cost.trunk_share:
+            forward = cost.trunk_seconds / cost.trunk_share
+        above = cost.seconds - cost.trunk_seconds
+        phases.append((phase.first_step, phase.last_step, phase.cut, above, cost.trunk_seconds))
+    steps, done = member.halts(cadence.eval_every), member.first_step
+    looks = (steps - done) // cadence.eval_every + 1
+    own = sum((min(b, steps) - max(a, done)) * (c + d) for a, b, _, c, d in phases if b > done and a < steps)
+    return {
+        "fork": member.fork, "steps": steps, "done": done, "whole": own + looks * passes * forward, "phases": phases,
+        "looks": looks, "look": passes * forward, "cached": cached,
+    }  # fmt: skip
+
+
+def sped_up(cost: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The same cost where everything takes 1 / `factor` of the time."""
+    if "seconds" not in cost:
         return dict(cost)
-    phases = [(a, b, cut, above * factor, below * factor) for a, b, cut, above, below in cost["phases"]]
-    return {**cost, "phases": phases, "seconds": cost["seconds"] * factor, "look": cost["look"] * factor}
+    own = cost["seconds"]
+    phases = [(a, b, cut, above / factor, below / factor) for a, b, cut, above, below in own["phases"]]
+    return {**cost, "seconds": {**own, "phases": phases, "whole": own["whole"] / factor, "look": own["look"] / factor}}
+
+
+def seconds_of(cost: Mapping[str, Any]) -> float:
+    """Of the job alone; 0 where that is not known."""
+    return cost["seconds"]["whole"] if "seconds" in cost else 0.0
+
+
+def seconds_together(costs: Sequence[Mapping[str, Any]]) -> float:
+    return predicted([c["seconds"] for c in costs if "seconds" in c])
 
 
 def predicted(costs: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of jobs side by side: each one's own part, and the trunk once for all that it serves."""
-    costs = [c for c in costs if "phases" in c]
+    """What jobs cost side by side: each one's own part, and the trunk once for all that it serves."""
     total, marks = 0.0, sorted({m for c in costs for a, b, *_ in c["phases"] for m in (a, b)})
     for first, last in pairwise(marks):
         below = [0.0]
@@ -88,11 +113,3 @@ def predicted(costs: Sequence[Mapping[str, Any]]) -> float:
         + sum(c["looks"] * c["look"] for c in costs if not c["fork"] or c["fork"] < lowest)
         + max((c["looks"] * c["look"] for c in costs if c["fork"] and c["fork"] == lowest), default=0.0)
     )
-
-
-def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Until the last of these units is done, each begun by the first worker that is free."""
-    loads = [0.0] * max(workers, 1)
-    for value in seconds:
-        loads[loads.index(min(loads))] += value
-    return max(loads)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydratune.record.progress import Screen, duration
+from hydratune.sweep.arrange import makespan
 from hydratune.sweep.plan import Entry, Unit
 from hydratune.sweep.pool import Places
-from hydratune.sweep.survey import makespan, predicted
+from hydratune.sweep.survey import seconds_of, seconds_together
 
 
 def show_plan(
@@ -27,17 +28,19 @@ def show_plan(
             rows.append((entry.number, entry.name, "", "done already", ""))
         else:
             number, unit = where[entry.number]
-            seconds = duration(cost["seconds"]) if "seconds" in cost else ""
+            seconds = duration(seconds_of(cost)) if cost else ""
             rows.append((entry.number, entry.name, str(number), _shares(entry, unit, costs), seconds))
     screen.table("jobs", ("job", "directory", "worker's unit", "shares", "alone about"), rows)
     for unit in units:
         known = [costs.get(e.number, {}) for e in unit.entries]
-        together.append(predicted(known))
-        apart.append(sum(c.get("seconds", 0.0) for c in known))
+        together.append(seconds_together(known))
+        apart.append(sum(map(seconds_of, known)))
     if units:
         gain = f", {sum(apart) / sum(together):.2f} times as fast as one by one" if sum(together) else ""
-        threads = f"{places.threads} threads each" if places.threads else "a GPU each"
-        screen.line(f"{places.count} at a time, {threads}: about {duration(makespan(together, places.count))}{gain}")
+        most = max(u.threads or 0 for u in units)
+        threads = f"{most} thread{'s' * (most > 1)} each" if most else "a GPU each"
+        count = places.at_once(most or None)
+        screen.line(f"{count} at a time, {threads}: about {duration(makespan(units, places, costs))}{gain}")
     screen.line("dry run: nothing is trained or written")
 
 

@@ -26,7 +26,9 @@ from hydratune.secrets import hidden
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
-    """mode: train, pretrain (what the first one asks for), survey (what each would cost), or soup:how:directory."""
+    """mode: train, pretrain (what the first one asks for), probe (the precision that the first one would choose),
+    survey (what each would cost), or soup:how:directory.
+    """
     signals.listen(impatient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
     _log_to(log)
@@ -51,11 +53,19 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
         from hydratune.sweep.survey import survey
 
         _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
+    elif mode == "probe":
+        from hydratune.sweep.survey import probe
+
+        _send(connection, precision=probe(next(iter(unit))))
     elif mode.startswith("soup:"):
         from hydratune.sweep.soup import cook
 
         how, _, home = mode.removeprefix("soup:").partition(":")
-        _send(connection, line=cook(list(unit), how, Path(home)))
+        try:
+            _send(connection, line=cook(list(unit), how, Path(home)))
+        except (Exception, SystemExit) as error:
+            print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+            _send(connection, failed=said(error))
     elif mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
     else:
@@ -81,7 +91,7 @@ def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Scree
         for job, outcome in run_jobs(list(unit), screen, screens.__getitem__):
             number = left.pop(job)
             if isinstance(outcome, Exception):
-                record_failure(job.directory, outcome)
+                record_failure(job, outcome)
                 _send(connection, number=number, failed=said(outcome))
             else:
                 _send(connection, number=number, metric=outcome.metric, status=outcome.record.get("status"))
@@ -92,7 +102,7 @@ def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Scree
             if alone:
                 _send(connection, number=number, again=said(error))
             else:
-                record_failure(job.directory, error)
+                record_failure(job, error)
                 _send(connection, number=number, failed=said(error))
 
 
@@ -103,8 +113,12 @@ def said(error: BaseException) -> str:
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
-def record_failure(directory: Path, error: BaseException | str) -> None:
-    """The traceback, and a run.json that says so, also where the run had not begun."""
+def record_failure(job: Job, error: BaseException | str) -> None:
+    """The traceback, and a run.json that says so, also where the run had not begun.
+
+    A run that is complete stays it: what failed then is its test.
+    """
+    directory = job.directory
     directory.mkdir(parents=True, exist_ok=True)
     whole = error if isinstance(error, str) else "".join(traceback.format_exception(error))
     write_text(directory / "traceback.txt", whole)
@@ -113,7 +127,9 @@ def record_failure(directory: Path, error: BaseException | str) -> None:
     except ValueError:
         return
     text = error.splitlines()[0] if isinstance(error, str) else said(error)
-    write_json(directory / "run.json", {**read_record(directory), "status": "failed", "error": text})
+    known = read_record(directory)
+    failed = {"test_error": text} if known.get("status") == "complete" else {"status": "failed", "error": text}
+    write_json(directory / "run.json", {"asked": job.asked, **known, **failed})
     os.close(lock)
 
 
