@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
+os.environ["OMP_NUM_THREADS"] = "1"  # threads of several processes on one core wait for one another
+PATIENCE = 900.0  # seconds; that a command hangs, and not that the machine is busy
 TINY = ["dataset.train=200", "dataset.val=100", "dataset.test=100", "batch_size=32", "runtime.precision=fp32",
         "runtime.layout=contiguous"]  # fmt: skip
 
@@ -71,7 +71,9 @@ def run(tmp_path: Path) -> Callable[..., Any]:
     return run_overrides
 
 
-def hydratune(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def hydratune(
+    *arguments: str, cwd: Path, timeout: float = PATIENCE, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "hydratune", *arguments],

@@ -171,7 +171,9 @@ def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
 
     stage = dict(make_job(["stage=pretrain"], tmp_path).config)
     node = dict(make_job(["stage=finetune"], tmp_path).config)
-    node = {**node, **node["pretrain"], "freeze": {"_target_": "hydratune.freeze.strategies.Nothing", "norm": "frozen"}}
+    freeze = {"_target_": "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
+    runtime = {**node["runtime"], **node["pretrain"]["runtime"]}
+    node = {**node, **node["pretrain"], "runtime": runtime, "freeze": freeze}
     assert fingerprint(content(stage, None, "", "auto")) == fingerprint(content(node, None, "", "auto"))
 
 

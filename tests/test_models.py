@@ -13,7 +13,7 @@ from hydratune.models.network import Network, as_body, build_network
 from hydratune.models.simple_cnn import mlp, simple_cnn
 from hydratune.models.small_resnet import small_resnet
 from hydratune.models.torchvision_models import torchvision_model
-from hydratune.pretrained import load_into, read_tensors
+from hydratune.pretrained import InitRules, load_into, read_tensors
 from hydratune.types import Body
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
@@ -164,7 +164,7 @@ def test_initialisation_leaves_the_default_generator_alone() -> None:
 
 
 def load(network: Network, tensors: dict[str, torch.Tensor], share: float = 1.0) -> object:
-    return load_into(network.state_dict(), set(network.head.names.values()), tensors, "a file", share)
+    return load_into(network.state_dict(), set(network.head.names.values()), tensors, "a file", InitRules(share=share))
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone.", "module.model."])

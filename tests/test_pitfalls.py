@@ -16,7 +16,7 @@ from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressiv
 from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, Nothing
 from hydratune.models.network import Network, build_network
 from hydratune.optim import SGD, AdamW, Cosine
-from hydratune.pretrained import load_into
+from hydratune.pretrained import InitRules, load_into
 from hydratune.record import checkpoint
 from hydratune.runtime import Runtime
 from hydratune.types import Body, Phase
@@ -234,7 +234,7 @@ def test_12_a_silent_mismatch_fails_and_is_counted() -> None:
     head = set(net.head.names.values())
     with pytest.raises(ValueError, match="only 0.0% of the trunk"):
         load_into(net.state_dict(), head, tensors, "elsewhere")
-    report = load_into(net.state_dict(), head, tensors, "elsewhere", expected_share=0.0)
+    report = load_into(net.state_dict(), head, tensors, "elsewhere", InitRules(share=0.0, unused=1.0))
     assert not report.loaded and len(report.initialised) == len(net.state_dict())
 
 

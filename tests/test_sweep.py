@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from hydratune.record import checkpoint
 from tests.conftest import TINY, hydratune
+from tests.faults.harness import wait_until
 from tests.tiny import same
 
 FAST = [*TINY, "stage=pretrain", "model=mlp", "epochs=2", "runtime.threads=1"]
@@ -159,10 +159,9 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hydratune", "-m", *FINETUNE, "freeze=none,head_only", "optimizer.lr=0.01,0.03",
                "epochs=60", "engine.eval_every=6", "hydra.sweep.dir=killed"]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("killed/*/checkpoints/step-*/manifest.json"))) < 4:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    begun = tmp_path / "killed"
+    wait_until(lambda: len(list(begun.glob("*/checkpoints/step-*/manifest.json"))) >= 4 or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -184,10 +183,9 @@ def test_interrupt_stops_all_within_seconds(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("s/*/checkpoints/step-*/manifest.json")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
+        saved = tmp_path / "s"
+        wait_until(lambda: list(saved.glob("*/checkpoints/step-*/manifest.json")) or process.poll() is not None)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydratune import construct, secrets
+from hydratune.keys import COMPONENTS, check_keys
 from hydratune.overrides import refuse_name
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # keys of conf/freeze/_base.yaml that no strategy sees, and what they may be
 OF_EVERY_STRATEGY = {"norm": ("frozen", "statistics", "affine"), "cache": ("auto", "off", "memory", "disk")}
-COMPONENTS = ("model", "optimizer", "schedule", "dataset", "freeze", "runtime", "engine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,26 +127,28 @@ def _was_in_sweep(directory: Path) -> bool:
 def validate(job: Job) -> None:
     """All that can be refused before data or torch is loaded. Raises ValueError."""
     config = job.config
+    check_keys(config, job.choices, config_directory())
     pretrain = config["pretrain"] if config["init_from"] == "auto" else {}
     for where, node in (("", config), ("pretrain.", pretrain)):
         for name in COMPONENTS:
             if name in node:
-                own = strategy_node(node[name], job.sweep, job.trust) if name == "freeze" else node[name]
+                own = node[name]
                 if name == "freeze":
+                    _check_freeze_keys(own)
+                    own = strategy_node(own, job.sweep, job.trust)
                     _refuse_keys_of_others(own)
                 construct.check(own, where + name, job.trust)
         if node:
             _validate_numbers(where, node)
     construct.check(config["sweep"], "sweep", job.trust)
-    origin, share = config["init_from"], config["init_share"]
+    _validate_init(config)
+    origin = config["init_from"]
     if origin is not None and not isinstance(origin, str):
         raise ValueError(f"init_from={origin}: must be null, auto or a path")
     # a resumed run has all that it needs
     path = origin.removeprefix("best:") if origin and origin != "auto" and config["resume"] is None else "."
     if not Path(path).expanduser().exists():
         raise ValueError(f"init_from={origin}: no such run directory, checkpoint or file of tensors")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise ValueError(f"init_share={share}: must be a share between 0 and 1")
     construct.construct(config["engine"], "engine", job.trust)  # light: its values are looked at before torch is loaded
     for key, options in OF_EVERY_STRATEGY.items():
         if (value := config["freeze"].get(key)) not in (None, *options):
@@ -158,8 +160,24 @@ def validate(job: Job) -> None:
         raise ValueError(f"test={config['test']}: must be auto, true or false")
     if config["resume"] not in (None, "auto"):
         raise ValueError(f"resume={config['resume']}: must be auto, or a run directory typed on the command line")
-    if config["stage"] not in ("pretrain", "finetune"):
-        raise ValueError(f"stage={config['stage']}: {construct.nearest(config['stage'], ['pretrain', 'finetune'])}")
+    if not isinstance(config["outputs"], str) or not config["outputs"]:
+        raise ValueError(f"outputs={config['outputs']}: must be a directory")
+
+
+def _validate_init(config: Mapping[str, Any]) -> None:
+    """The keys that say how weights are taken over."""
+    for key in ("init_share", "init_unused"):
+        share = config[key]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"{key}={share}: must be a share between 0 and 1")
+    if config["init_head"] not in (True, False, "auto"):
+        raise ValueError(f"init_head={config['init_head']}: must be auto, true or false")
+    for key in ("init_key", "init_prefix"):
+        if config[key] is not None and not isinstance(config[key], str):
+            raise ValueError(f"{key}={config[key]}: must be a word or null")
+    names = config["init_map"]
+    if not isinstance(names, Mapping) or not all(isinstance(v, str) for v in names.values()):
+        raise ValueError(f"init_map={names}: must be a mapping of names, such as {{linear: fc}}")
 
 
 def _validate_numbers(where: str, node: Mapping[str, Any]) -> None:
@@ -182,6 +200,17 @@ def strategy_node(freeze: Mapping[str, Any], sweep: bool, trust: Sequence[str] =
     if not sweep:
         return given
     return {k: v for k, v in given.items() if k == construct.TARGET or construct.accepts(given, k, trust)}
+
+
+def _check_freeze_keys(freeze: Mapping[str, Any]) -> None:
+    """Raises ValueError for a key that no strategy of ours has, typed or not, null or not."""
+    import yaml
+
+    known = [construct.TARGET, *yaml.safe_load((config_directory() / "freeze" / "_base.yaml").read_text())]
+    if str(freeze[construct.TARGET]).startswith("hydratune."):
+        for key, value in freeze.items():
+            if key not in known:
+                raise ValueError(f"freeze.{key}={value}: no such key; {construct.nearest(key, known[1:])}")
 
 
 def _refuse_keys_of_others(strategy: Mapping[str, Any]) -> None:

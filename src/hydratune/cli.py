@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +40,7 @@ def _hidden_in_logs() -> None:
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
+    signals.listen()
     _hidden_in_logs()
     home = os.path.relpath(HydraConfig.get().runtime.output_dir)
     with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), run=home):
@@ -49,7 +51,7 @@ def main() -> None:
     ended: list[bool] = []
     atexit.register(lambda: command.leave() if ended else None)
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
-    signals.listen()
+    threading.excepthook = command.thread_failed
     with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
         sys.argv[1:] = command.prepare(ARGUMENTS)
         refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))

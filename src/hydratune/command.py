@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 
-from hydratune.overrides import quoted, refuse_name
+from hydratune.errors import disk_is_full, explain, unforeseen
+from hydratune.overrides import CONFIG_DIR, quoted, refuse_name
 from hydratune.secrets import hidden
 
 FULL = "HYDRA_FULL_ERROR"
@@ -36,11 +38,13 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     for typed in (a.partition("=")[2].strip("'\"") for a in arguments if re.match(r"\+{0,2}name=", a)):
         if "${" not in typed:  # said before Hydra makes the directory
             refuse_name(typed)
+    # Python's parser takes values in one piece: flags within them would end it
+    flags, arguments = _parted(arguments)
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
         # Nothing is trained, so no directory is made; of several processes the first one has it.
         dry = ("dry_run=true" in arguments and not multirun) or rank() > 0
-        return [*arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
+        return [*flags, *arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
     directory = Path(found[-1]).expanduser()
     record = directory / ".hydra" / "overrides.yaml"
     if not record.is_file():
@@ -53,7 +57,42 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     read = [o for o in yaml.safe_load(record.read_text()) or [] if isinstance(o, str)]
     stored = [o for o in read if _harmless(o)]
     later = [a for a in arguments if not a.startswith("resume=")]
-    return [*stored, *later, f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
+    if not any(f.startswith(CONFIG_DIR) for f in flags) and (home := _config_dir_of(directory)):
+        raise ValueError(
+            f"resume={directory}: this run was started with --config-dir={home}; type that too, as it is believed to "
+            "nobody's record"
+        )
+    return [
+        *flags,
+        *stored,
+        *later,
+        f"hydra.run.dir={quoted(str(directory))}",
+        "resume=auto",
+        "hydra.output_subdir=null",
+    ]
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(--config-dir with its value, all else in its order)"""
+    flags: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument in CONFIG_DIR:
+            flags += [argument, *[value for value in [next(left, None)] if value is not None]]
+        else:
+            (flags if argument.startswith("--config-dir=") else others).append(argument)
+    return flags, others
+
+
+def _config_dir_of(directory: Path) -> str | None:
+    """What the command that began a run named, as its record says."""
+    try:
+        said = shlex.split(json.loads((directory / "run.json").read_text()).get("command") or "")
+    except (OSError, ValueError, AttributeError):
+        return None
+    flags, _ = _parted(said)
+    return flags[-1].removeprefix("--config-dir=") if flags else None
 
 
 def _harmless(override: str) -> bool:
@@ -110,28 +149,49 @@ def readable_errors(
         sys.exit(getattr(stopped, "status", 130))
     except Exception as error:
         text = explain(error, arguments)
-        if traceback or text is None:
-            if not leave:
-                raise
-            # what an error of another one's code says may hold what is written nowhere
+        if not leave and (traceback or text is None):
+            raise
+        if traceback:  # what an error of another one's code says may hold what is written nowhere
             print(hidden("".join(format_exception(error))), end="", file=sys.stderr)
-            sys.exit(1)
-        if not quiet:
-            print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
+            sys.exit(1 if text is None else 2)
+        if not quiet or text is None:
+            said = text if text is not None else unforeseen(error, trusted(arguments), run)
+            print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {said}"), file=sys.stderr)
         if not leave:
             raise
+        if run is not None:
+            _tidy(Path(run))
+        if text is None:
+            sys.exit(1)
         if quiet:  # torchrun ends the others as soon as one has ended; let the one that says it come first
             with suppress(KeyboardInterrupt):
                 time.sleep(PATIENCE)
         sys.exit(2)
 
 
+def _tidy(directory: Path) -> None:
+    """A directory in which nothing has begun goes again, and what was made for it: Hydra makes it before it asks us."""
+    with suppress(OSError):
+        if {p.name for p in directory.iterdir()} == {".hydra"} and directory.resolve() != Path.cwd():
+            shutil.rmtree(directory)
+            for parent in directory.parents[:3]:
+                parent.rmdir()  # unless there is something else
+
+
 def _goes_on(run: str | None) -> str:
+    if run is not None and not (Path(run) / "run.json").is_file():
+        return ""
     if run is not None:
         return f"; hydratune resume={shlex.quote(run)} goes on from the last checkpoint"
     launcher = sys.modules.get("hydratune.sweep.launcher")
     sweeps = launcher.directories() if launcher is not None else ()
     return "".join(f"; the same command with hydra.sweep.dir={shlex.quote(str(d))} goes on" for d in sweeps)
+
+
+def thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; that the disk is full is told by the next one who writes."""
+    if not disk_is_full(failed.exc_value):
+        print(hidden("".join(format_exception(failed.exc_value))), end="", file=sys.stderr)
 
 
 def leave() -> None:
@@ -155,80 +215,3 @@ def conclude_sweeps(failed: bool = False) -> None:
         if not failed:
             raise
         print(hidden(f"error: {error}"), file=sys.stderr)
-
-
-def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """What the user should know; None for a fault of ours, which deserves its traceback."""
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    foreign = next((e for e in chain if type(e).__module__.partition(".")[0] in ("hydra", "omegaconf")), None)
-    if foreign is not None:
-        return _hydra(chain, arguments)
-    own = chain[0]
-    if type(own) is ValueError or type(own).__name__ in ("NonFinite", "JobFailed", "NotSaved"):
-        return str(own)
-    if isinstance(own, OSError) and own.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{own}; what was saved before is as it was, and resume goes on from there"
-    if isinstance(own, RuntimeError) and "out of memory" in str(own):
-        return f"{str(own).splitlines()[0]}; a smaller batch_size, or engine.accumulate=2, needs less"
-    return None
-
-
-# Hydra's plugins that hydratune has as extras: option -> extra
-PLUGINS = {
-    "hydra/sweeper": {"optuna": "optuna"},
-    "hydra/launcher": {"submitit_slurm": "submitit", "submitit_local": "submitit", "joblib": "joblib", "ray": "ray"},
-}
-
-
-def _hydra(chain: Sequence[BaseException], arguments: Sequence[str]) -> str:
-    """Hydra's and OmegaConf's messages, with the key, the value and the nearest right name."""
-    text = "\n".join(str(e) for e in chain)
-    typed = next((a for a in arguments if re.search(rf"'{re.escape(a.lstrip('+~').partition('=')[0])}'", text)), None)
-    if found := re.search(
-        r"Could not find '([\w/@.]+)/([^'/]+)'\s+Available options in '([^']+)':\s*((?:\s*\S+\n?)+)", text
-    ):
-        group, option, _, listed = found.groups()
-        for plugins, extras in PLUGINS.items():
-            if (group == plugins and option in extras) or group.startswith(f"{plugins}/"):
-                named = option if group == plugins else "optuna"
-                return f"{plugins}={named}: pip install 'hydratune[{extras[named]}]' brings it"
-        options = [o for o in re.findall(r"^\s*([\w.-]+)\s*$", listed, re.M) if not o.startswith("_")]
-        return f"{group}={option}: no such option; {_near(option, options)}"
-    if found := re.search(r"Could not override '([^']+)'\.? ?(?:\s*No match in the defaults list)", text):
-        key = found.group(1)
-        return f"{typed or key}: no such key; {_near(key, _known_keys())}"
-    if "Missing mandatory value" in text:
-        missing = re.search(r"full_key: ([\w.]+)", text) or re.search(r"Missing mandatory value: ([\w.]+)", text)
-        key = missing.group(1) if missing else "a value"
-        return f"{key} is not given; add {key}=..."
-    if found := re.search(r"full_key: ([\w.\[\]@]+)", text):
-        key = found.group(1)
-        if "not in struct" in text or "Could not override" in text:
-            return f"{typed or key}: no such key; {_near(key, _known_keys(arguments))}"
-        first = next(str(e) for e in reversed(chain)).splitlines()[0]
-        return f"{typed or key}: {first}"
-    lines = [line.strip() for line in str(chain[0]).splitlines() if line.strip()]
-    return " ".join(lines[:2])
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    tail = word.rpartition(".")[2]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    near = near or [k for k in known if k.rpartition(".")[2] == tail][:1]
-    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    if near:
-        return f"nearest: {near[0]}"
-    return f"known: {', '.join(known[:12])}" if known else "see --help"
-
-
-def _known_keys(arguments: Sequence[str] = ()) -> list[str]:
-    """Every key of the configuration that the command line's group choices compose."""
-    from hydratune.assemble import known_keys
-
-    choices = [
-        a for a in arguments if re.fullmatch(r"(model|optimizer|schedule|dataset|freeze|engine|runtime|stage)=[\w]+", a)
-    ]
-    return known_keys(choices)

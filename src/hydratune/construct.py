@@ -52,7 +52,7 @@ def check(node: Any, where: str, trust: Sequence[str]) -> None:
                 raise ValueError(f"{path}.{key}={value}: no such key; {nearest(key, known)}")
             annotation = known[key].annotation
             if annotation is not None and not _fits(value, annotation):
-                raise ValueError(f"{path}.{key}={value}: must be {_said(annotation)}")
+                raise ValueError(f"{path}.{key}={value}: must be {_said(annotation)}{_choices(path, key, annotation)}")
         missing = [p.name for p in parameters if p.required and p.name not in keys and p.name not in SUPPLIED]
         if missing:
             raise ValueError(f"{path}.{missing[0]}: is not given")
@@ -206,7 +206,28 @@ def _fits(value: Any, annotation: ast.expr) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def _choices(path: str, key: str, annotation: ast.expr) -> str:
+    """What there is of a kind of component, and how it is chosen; nothing for plain values."""
+    rooms = {"Task": "tasks"}
+    room = rooms.get(ast.unparse(annotation))
+    if room is None:
+        return ""
+    found = []
+    for file in sorted((Path(__file__).parent / room).glob("*.py")):
+        tree = _module(f"hydratune.{room}.{file.stem}")
+        classes = [n.name for n in (tree.body if tree else []) if isinstance(n, ast.ClassDef)]
+        found += [f"hydratune.{room}.{file.stem}.{c}" for c in classes if c[0] != "_" and not c.endswith("Metrics")]
+    return f", by its class: {path}.{key}.{TARGET}= one of {', '.join(found)}"
+
+
 def _said(annotation: ast.expr) -> str:
-    words = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "None": "null"}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "a word",
+        "bool": "true or false",
+        "None": "null",
+        "Task": "a task",
+    }
     parts = [p.strip() for p in ast.unparse(annotation).split("|")]
     return " or ".join(words.get(p, p.replace("Sequence", "list of ").replace("tuple", "list of ")) for p in parts)

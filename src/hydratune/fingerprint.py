@@ -11,6 +11,7 @@ from hydratune import __version__
 from hydratune.secrets import told_apart
 
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
+INIT = ("init_head", "init_key", "init_prefix", "init_map")
 # Where things lie and how they are read changes no weight.
 PLACES = {"root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache"}
 
@@ -24,7 +25,9 @@ def content(config: Mapping[str, Any], origin: str | None, files: str, precision
     if chosen["steps"] is not None:
         chosen["epochs"] = None
     layout = config["runtime"].get("layout") or "auto"
-    pinned = {} if layout == "auto" else {"layout": layout}
+    pinned: dict[str, Any] = {} if layout == "auto" else {"layout": layout}
+    if origin is not None:  # how it is taken over, where that is not the usual way
+        pinned |= {key: config[key] for key in INIT if config.get(key) not in (None, "auto", {})}
     return {
         **told_apart(chosen),
         "origin": origin,

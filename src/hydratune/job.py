@@ -22,7 +22,7 @@ from hydratune.engine.probe import choose_precision
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.cost import CostMeter
-from hydratune.member import Member, build_member, first_network, load_origin, measured
+from hydratune.member import Member, build_member, first_network, init_rules, load_origin, measured
 from hydratune.models.network import Network
 from hydratune.origin import Origin, find_origin, inherited_tokenizer
 from hydratune.outcome import Result, complete, finish, paused
@@ -60,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, told: Callable[[Job], Screen])
     base = network.state_dict() if len(jobs) > 1 else next((m.base for m in fresh), {})
     loaded = None
     if fresh:
-        loaded = load_origin(base, network.own_of_head(), origin, room.spec, first.config["init_share"])
+        loaded = load_origin(base, network.own_of_head(), origin, room.spec, init_rules(first.config))
     for member in fresh if len(jobs) > 1 else ():
         Network.copy(base, member.base)
     # Those that go on from the same step, in the same numbers, share a loop.

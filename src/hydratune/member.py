@@ -30,7 +30,8 @@ from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
 from hydratune.optim import Recipe, Schedule
 from hydratune.origin import Origin
-from hydratune.pretrained import load_into
+from hydratune.overrides import command_again
+from hydratune.pretrained import InitRules, load_into
 from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import claim, read_record
@@ -137,7 +138,16 @@ class Member:
             "started": known.get("started") or story.now(),
             "versions": story.versions(),
             "runtime": {**runtime.describe(), "precision_choice": how},
+            "again": self._again(runtime, origin.lineage),
         }
+
+    def _again(self, runtime: Runtime, lineage: Mapping[str, Any] | None) -> str:
+        """A command that makes the same bits by itself on a machine of this kind."""
+        pinned = runtime.numerics.overrides().split()
+        if self.job.config["init_from"] == "auto" and "run" in (lineage or {}):
+            began = read_record(Path(lineage["run"])).get("runtime") if lineage else None
+            pinned += Numerics.read(began).overrides("pretrain.runtime").split() if began else []
+        return command_again(self.job.command, self.job.overrides, self.freeze.keys(), pinned)
 
     def above(self, trunk: Network) -> Member:
         """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""
@@ -234,21 +244,22 @@ def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
 
 
 def load_origin(
-    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: Spec, share: float
+    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, spec: Spec, rules: InitRules
 ) -> LoadReport | None:
-    """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
+    """Copy the origin's tensors in; its head only where it was made for the same classes, or is asked for."""
     if origin.tensors is None:
         return None
-    other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
-    tensors = {n: t for n, t in origin.tensors.items() if n not in other}
     try:
-        report = load_into(own, head, tensors, origin.said, share)
+        refused = rules.refuses_head(origin.classes, spec.class_names)
+        return load_into(own, head, origin.tensors, origin.said, rules, refused)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
-    same = sorted(origin.classes or ()) == sorted(spec.class_names)
-    hint = f"the same classes in another order; dataset.classes=[{','.join(origin.classes or ())}] takes it"
-    reasons = dict.fromkeys(other & origin.tensors.keys(), f"made for {hint if same else 'other classes'}")
-    return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})
+
+
+def init_rules(config: Mapping[str, Any]) -> InitRules:
+    """What the keys `init_*` say."""
+    keys = ("init_share", "init_unused", "init_head", "init_key", "init_prefix", "init_map")
+    return InitRules(*(config[key] for key in keys))
 
 
 def _resumable(job: Job) -> Path | None:

@@ -39,8 +39,15 @@ class Recipe(ABC):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"optimizer.{key}={value}: must be above 0")
         for key, value in (("weight_decay", weight_decay), ("l2_sp", l2_sp)):
-            if value < 0:
+            if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"optimizer.{key}={value}: must not be below 0")
+        momentum, betas, eps = options.get("momentum", 0.0), options.get("betas"), options.get("eps", 1.0)
+        if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+            raise ValueError(f"optimizer.momentum={momentum}: from 0 to below 1")
+        if betas is not None and (len(betas) < 2 or not all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(f"optimizer.betas={list(betas)}: two numbers from 0 to below 1, such as [0.9,0.999]")
+        if isinstance(eps, int | float) and not eps >= 0:
+            raise ValueError(f"optimizer.eps={eps}: must not be below 0")
         self.lr, self.weight_decay = lr, weight_decay
         self.layer_decay, self.head_lr_multiplier = layer_decay, head_lr_multiplier
         self.decay_norm_and_bias, self.l2_sp = decay_norm_and_bias, l2_sp
@@ -163,6 +170,12 @@ class Muon(Recipe):
         return TimmMuon
 
 
+UNUSABLE = {
+    "LBFGS": "evaluates the loss several times in a step, which this training loop does not; AdamW is the usual choice",
+    "SparseAdam": "takes sparse gradients alone, and the layers here have dense ones; Adam is the same for those",
+}
+
+
 class Torch(Recipe):
     """Any class of torch.optim by name; `options` are its own arguments."""
 
@@ -179,7 +192,9 @@ class Torch(Recipe):
     ) -> None:
         settings = (lr, weight_decay, layer_decay, head_lr_multiplier, decay_norm_and_bias, l2_sp)
         super().__init__(*settings, **(options or {}))
-        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", "LBFGS")]
+        if name in UNUSABLE:
+            raise ValueError(f"optimizer.name={name}: {UNUSABLE[name]}")
+        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n not in ("Optimizer", *UNUSABLE)]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             raise ValueError(f"optimizer.name={name}: no such class in torch.optim; nearest: {(near or known)[0]}")
@@ -220,6 +235,8 @@ class Cosine(Schedule):
 
     def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
         super().__init__(warmup_steps)
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final={final}: a factor from 0 to 1")
         self.final = final
 
     def decay(self, progress: float) -> float:
@@ -231,6 +248,8 @@ class Linear(Schedule):
 
     def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
         super().__init__(warmup_steps)
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final={final}: a factor from 0 to 1")
         self.final = final
 
     def decay(self, progress: float) -> float:
@@ -244,6 +263,10 @@ class Steps(Schedule):
         self, warmup_steps: int | float = 0, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1
     ) -> None:
         super().__init__(warmup_steps)
+        if not 0 < gamma <= 1:
+            raise ValueError(f"schedule.gamma={gamma}: a factor above 0, at most 1")
+        if list(milestones) != sorted(milestones) or not all(0 <= m <= 1 for m in milestones):
+            raise ValueError(f"schedule.milestones={list(milestones)}: shares of the steps, ascending, from 0 to 1")
         self.milestones, self.gamma = tuple(milestones), gamma
 
     def decay(self, progress: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hydratune.engine.state import digest
 from hydratune.fingerprint import content, differences, fingerprint
 from hydratune.freeze.lora import merged
 from hydratune.overrides import as_overrides
-from hydratune.pretrained import read_tensors
+from hydratune.pretrained import read_state_dict
 from hydratune.record import checkpoint
 from hydratune.record.progress import Screen
 from hydratune.record.run import read_record, write_json
@@ -86,7 +86,23 @@ def find_origin(job: Job, body: Body, screen: Screen, pretrain: Callable[[Job], 
         return _from_checkpoint(best_checkpoint(path), path)
     if not path.exists():
         raise ValueError(f"init_from={wanted}: no such run directory, checkpoint or file of tensors")
-    return Origin(str(path), read_tensors(path), checkpoint.sha256(path), {"file": str(path)})
+    tensors, which = read_state_dict(path, job.config["init_key"])
+    said = f"{path} ({which})" if which else str(path)
+    return Origin(said, tensors, checkpoint.sha256(path), {"file": str(path)}, _classes_beside(path))
+
+
+def _classes_beside(path: Path) -> list[str] | None:
+    """What the head in a file was made for, as a run's record or a library's configuration beside it says."""
+    home, classes = path.parent, None
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        if (home / "config.json").is_file():
+            named = json.loads((home / "config.json").read_text()).get("id2label") or {}
+            names = [str(named[i]) for i in sorted(named, key=int)]
+            classes = None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+        else:
+            made = home if (home / checkpoint.MANIFEST).is_file() else best_checkpoint(home)
+            classes = json.loads((made / "state.json").read_text()).get("classes")
+    return classes
 
 
 def _digest_of(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
+
+LONGEST = 200  # of a directory's name; file systems have 255 bytes, and what is being written has a longer one
 
 
 def quoted(value: str) -> str:
@@ -32,6 +35,10 @@ def refuse_name(name: str, key: str = "name") -> None:
     """Raises ValueError for a run's name that is no directory's name."""
     if not re.fullmatch(r"[A-Za-z0-9._=,-]+", name) or set(name) == {"."}:
         raise ValueError(f"{key}={name}: letters, digits and . _ = , - only; it becomes a directory's name")
+    if len(name) > LONGEST:
+        raise ValueError(
+            f"{key}={name[:30]}...: {len(name)} letters; at most {LONGEST}, as it becomes a directory's name"
+        )
 
 
 def literal(value: Any) -> str:
@@ -43,6 +50,30 @@ def literal(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
     return quoted(value) if isinstance(value, str) else repr(value)
+
+
+def command_again(command: str, overrides: Sequence[str], freeze: Set[str], pinned: Sequence[str]) -> str:
+    """To be typed for one job of a command, without what says where it lies and how a sweep is run.
+
+    freeze: the keys that its strategy has; others are a sweep's, and refused in a single run. pinned: beats the rest.
+    """
+    typed = shlex.split(command)
+    flags = [a for a, before in zip(typed, ["", *typed], strict=False) if _is_config_dir(a) or before in CONFIG_DIR]
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        foreign = key.startswith("freeze.") and key.removeprefix("freeze.") not in {*freeze, "norm", "cache"}
+        if not foreign and not re.match(r"(name|resume|test)=|sweep[.=]|hydra[./]", override.lstrip("+~")):
+            kept.append(override)
+    beaten = {o.partition("=")[0] for o in pinned}
+    return shlex.join(["hydratune", *flags, *(o for o in kept if o.partition("=")[0] not in beaten), *pinned])
+
+
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+def _is_config_dir(argument: str) -> bool:
+    return argument in CONFIG_DIR or argument.startswith("--config-dir=")
 
 
 def as_overrides(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:

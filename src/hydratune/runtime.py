@@ -17,6 +17,7 @@ from hydratune.company import from_first
 PRECISIONS = ("auto", "fp32", "bf16")
 LAYOUTS = ("auto", "contiguous", "channels_last")
 STRATEGIES = ("replicate", "fsdp")
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -97,17 +98,13 @@ class Runtime:
             raise ValueError(f"runtime.layout={self.layout}: one of {', '.join(LAYOUTS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"runtime.strategy={self.strategy}: one of {', '.join(STRATEGIES)}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"runtime.threads={self.threads}: at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"runtime.threads={self.threads}: from 1 to {MOST_THREADS}; null takes what there is")
+        for key in ("cache_memory_mb", "cache_disk_mb"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"runtime.{key}={getattr(self, key)}: at least 0, which keeps nothing")
         if self.device != "auto":
-            try:
-                kind = torch.device(self.device).type
-            except RuntimeError:
-                raise ValueError(f"runtime.device={self.device}: auto, cpu, cuda, cuda:1 or mps") from None
-            if kind == "cuda" and not torch.cuda.is_available():
-                raise ValueError(
-                    f"runtime.device={self.device}: torch sees no CUDA device here; auto takes what there is"
-                )
+            _check_device(self.device)
 
     @property
     def torch_device(self) -> torch.device:
@@ -234,6 +231,22 @@ class Runtime:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
         seen = {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": str(self.chosen)}
         return {**seen, "repeat": self.numerics.overrides()}
+
+
+def _check_device(device: str) -> None:
+    """Raises ValueError for one that torch does not know, or that is not here."""
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        named = None
+    if named is not None and named.type == "mps" and torch.backends.mps.is_available():
+        return
+    if named is None or named.type not in ("cpu", "cuda"):
+        raise ValueError(f"runtime.device={device}: auto, cpu, cuda or cuda:1")
+    if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        seen = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device"
+        raise ValueError(f"runtime.device={device}: torch sees {seen} here; auto takes what there is")
 
 
 def _keep_freed_memory() -> None:

@@ -30,14 +30,15 @@ def label(job: Job) -> str:
 
 def show_load(screen: Screen, run: Run, loaded: LoadReport | None) -> None:
     if loaded is not None:
+        renamed = {n: f"there as {there}" for n, there in loaded.renamed.items()}
         counts = [
-            ("loaded", len(loaded.loaded), ""),
-            ("skipped", len(loaded.skipped), _some(loaded.skipped)),
+            ("loaded", len(loaded.loaded), _some({n: why for n, why in renamed.items() if n in loaded.loaded})),
+            ("skipped", len(loaded.skipped), _some(dict(sorted(loaded.skipped.items(), key=_by_reason)))),
             ("initialised", len(loaded.initialised), ", ".join(list(loaded.initialised)[:6])),
         ]
         title = f"weights from {loaded.source}: {loaded.trunk_share:.0%} of the trunk"
         screen.table(title, ("tensors", "count", "which and why"), counts)
-        every = [(n, "loaded", "") for n in loaded.loaded]
+        every = [(n, "loaded", renamed.get(n, "")) for n in loaded.loaded]
         every += [(n, "skipped", why) for n, why in loaded.skipped.items()]
         every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
         run.table("load", f"**{title}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every))
@@ -62,6 +63,11 @@ def show_phases(
     screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
     if run is not None:
         run.table("freeze", text)
+
+
+def _by_reason(skipped: tuple[str, str]) -> bool:
+    """What is known here and not taken before what is not known."""
+    return skipped[1] == "no such tensor here"
 
 
 def _some(reasons: Mapping[str, str], most: int = 3) -> str:

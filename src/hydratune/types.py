@@ -167,4 +167,5 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
     initialised: dict[str, str] = field(default_factory=dict)  # name -> reason
+    renamed: dict[str, str] = field(default_factory=dict)  # name -> what the source calls it
     trunk_share: float = 1.0  # share of the trunk's elements that were loaded

@@ -37,7 +37,7 @@ def command(*arguments: str, world: int = 1) -> list[str]:
 
 
 def run(
-    *arguments: str, cwd: Path, world: int = 1, timeout: float = 120, **env: str
+    *arguments: str, cwd: Path, world: int = 1, timeout: float = 900, **env: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments, world=world), cwd=cwd, capture_output=True, text=True, timeout=timeout,
@@ -67,7 +67,8 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 900) -> None:
+    """seconds: after which it hangs, however busy the machine is."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

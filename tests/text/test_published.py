@@ -14,6 +14,7 @@ from hydratune.member import load_origin
 from hydratune.models.huggingface import huggingface
 from hydratune.models.network import build_network
 from hydratune.origin import Origin
+from hydratune.pretrained import InitRules
 from hydratune.types import Body, Padded, TextSpec
 from tests.text.small import SPECIAL, config, inside, spec, tokens
 
@@ -34,7 +35,7 @@ def report_of(body: Body, question: str) -> Any:
     said, tensors = body.weights()
     own = network.state_dict()
     head = {n for n in own if n.startswith(("classifier", "score", "cls", "lm_head"))}
-    return load_origin(own, head, Origin(said, tensors, classes=body.classes), spec(question), 1.0)
+    return load_origin(own, head, Origin(said, tensors, classes=body.classes), spec(question), InitRules())
 
 
 @pytest.mark.parametrize(("name", "question"), [("gpt2", "causal"), ("gpt2", "sequence"), ("bert", "token")])

@@ -30,8 +30,8 @@ from hydratune.types import Batch, LayerGroup, Task
 GAIN = 0.95  # a candidate replaces the plain one where it takes at most this share of its time
 REPEATS = 5
 SPREAD = 1.35  # median over least time of one candidate, above which something else is using the machine
-ATTEMPTS = 3
-LONGEST = 0.25  # seconds of a pass; where a whole batch would take longer, a part of it is tried
+ATTEMPTS = 2
+LONGEST = 0.15  # seconds of a pass; where a whole batch would take longer, a part of it is tried
 SAMPLES = 16  # on which costs are measured, at most
 FEWEST = 4
 

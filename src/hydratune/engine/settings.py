@@ -36,7 +36,7 @@ class Settings:
                 raise ValueError(f"engine.{key}={value}: at least 1")
         if self.on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"engine.on_nonfinite={self.on_nonfinite}: stop or skip")
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise ValueError(f"engine.clip={self.clip}: must be above 0")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"engine.ema={self.ema}: between 0 and 1")

@@ -51,7 +51,17 @@ def torchvision_model(
     head_name = _remove_head(source)
     groups = _stages(source, small)
     loader = None if weights is None else lambda: _weights(name, weights)
-    return Body(source=source, groups=groups, head_name=head_name, weights=loader)
+    classes = None if weights is None else _categories(name, weights)
+    return Body(source=source, groups=groups, head_name=head_name, weights=loader, classes=classes)
+
+
+def _categories(name: str, weights: str) -> list[str] | None:
+    """What the head of torchvision's own weights is for."""
+    from torchvision import models
+
+    kinds = models.get_model_weights(name)
+    known = weights == "DEFAULT" or weights in kinds.__members__
+    return list(kinds[weights].meta["categories"]) if known else None
 
 
 def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:

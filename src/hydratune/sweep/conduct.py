@@ -80,6 +80,8 @@ class Conductor:
         self._rank(everything=True)
         report.write(self.directory)
         report.show(self.directory, self.screen)
+        if ranked.winner is not None and (again := ranked.winner.record.get("again")):
+            self.screen.line(f"the best job by itself, with the same bits:\n  {again}")
         return [sentence for sentence in failed if sentence]
 
     def _test(self, ranked: ranking.Ranking) -> str | None:

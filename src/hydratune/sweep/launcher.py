@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydratune import command, construct
+from hydratune import command, construct, signals
 from hydratune.assemble import make_job, validate
+from hydratune.errors import explain
 from hydratune.sweep.conduct import Conductor
 from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
 from hydratune.sweep.settings import SweepSettings
@@ -32,6 +33,7 @@ def launch(
 ) -> list[JobReturn]:
     """Run the jobs; one return for each, FAILED for those that did, never an exception of theirs."""
     setup_globals()
+    signals.listen()
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     arguments = sys.argv[1:]
     settings = _settings(master)
@@ -128,8 +130,6 @@ def _entry(
         }
         return Entry(number, overrides, varies, home, job, hydra=texts)
     except Exception as error:
-        return Entry(
-            number, overrides, varies, directory / named, error=command.explain(error, overrides) or repr(error)
-        )
+        return Entry(number, overrides, varies, directory / named, error=explain(error, overrides) or repr(error))
     finally:
         HydraConfig.instance().cfg = before

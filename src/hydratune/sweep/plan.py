@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.assemble import Job
+from hydratune.fingerprint import INIT
 from hydratune.overrides import safe_name
 
 # What the jobs of one loop must agree on: its data, its batches, its model and where that starts, its numbers
-TOGETHER = ("stage", "model", "dataset", "batch_size", "seed", "init_from", "init_share", "runtime", "outputs")
+TOGETHER = (
+    "stage", "model", "dataset", "batch_size", "seed", "init_from", "init_share", "init_unused", *INIT, "runtime",
+    "outputs",
+)  # fmt: skip
 CADENCE = ("eval_every", "save_every", "log_every")
 
 
