@@ -40,7 +40,7 @@ SCENARIOS = {
     37: "run and job names outside [A-Za-z0-9._=,-]: refused or made safe",
     38: "${oc.env:SECRET}: found nowhere in the run's output",
     39: "misspelt key, wrong type, unknown option, missing file: under 5 s, the key and the nearest right name",
-    40: "one of two unshared workers killed: the sweep started again ends in the bits of one untouched, and of the job alone",
+    40: "one of two unshared workers killed: started again, all end in the bits of an untouched sweep",
     41: "an interrupt of the whole group during start-up, of a run and of a sweep: no traceback",
     42: "a winner whose test fails: it stays complete and the winner, status 2, the same line tries the test again",
     43: "killed after the end is in TensorBoard and before it is in run.json: told once",

@@ -119,5 +119,6 @@ def makespan(units: Sequence[Unit], places: Places, costs: Mapping[int, Any]) ->
 
 
 def _work_of(costs: Mapping[int, Any], entries: Sequence[Entry]) -> float:
-    """What a plan counts: the same every time, unlike seconds."""
-    return predicted([costs[e.number]["operations"] for e in entries if "operations" in costs[e.number]])
+    """What a plan counts: the same every time, unlike seconds. As many as there are, where nothing is known."""
+    known = [costs[e.number]["operations"] for e in entries if "operations" in costs[e.number]]
+    return predicted(known) if known else float(len(entries))
