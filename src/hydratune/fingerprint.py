@@ -12,7 +12,10 @@ from hydratune.secrets import told_apart
 
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
 # Where things lie and how they are read changes no weight.
-PLACES = {"root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache"}
+PLACES = {
+    "root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache",
+    "duplicates",
+}  # fmt: skip
 
 
 def content(config: Mapping[str, Any], origin: str | None, files: str, precision: str) -> dict[str, Any]:
