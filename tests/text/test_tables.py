@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hydratune.command import prepare
 from hydratune.data.corpus import PythonDocumentation, TextCorpus
 from hydratune.data.dataset import SPLITS
 from hydratune.data.labelled_text import ColumnFiles, TextTable
@@ -280,6 +281,15 @@ def test_homes_are_found_and_those_of_nobody_are_not(tmp_path: Path, monkeypatch
         TextTable(SequenceClassification(), TokenizerRecipe(), "~nobody_here/a.csv").rows()
     with pytest.raises(ValueError, match="dataset.tokenizer.name=~nobody_here/x .*no such directory"):
         TokenizerRecipe(name="~nobody_here/x").tokenizer(list, "", None)
+
+
+def test_homes_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ~ alone within a word, and Hydra's grammar has no such letter."""
+    monkeypatch.setenv("HOME", "/home/me too")
+    assert prepare(["dataset.path=~/a", "seed=1"]) == ["dataset.path='/home/me too/a'", "seed=1"]
+    assert prepare(["-m", "dataset.path=~/a,~/b"])[1:] == ["dataset.path='/home/me too/a','/home/me too/b'"]
+    for other in ("~dataset.path", "dataset.path='~/a'", "dataset.path=a~/b", "dataset.path=[~/a]"):
+        assert prepare([other]) == [other]
 
 
 def test_lines_of_words_have_as_many_columns(tmp_path: Path) -> None:
