@@ -168,7 +168,7 @@ def test_a_column_for_two_things_is_refused(tmp_path: Path) -> None:
         ("a.csv", "text\tlabel\na, b\tx\n", {"delimiter": "\t"}),
         ("a.csv", "text\tlabel\na, b\tx\n", {"delimiter": "\\t"}),
         ("a.tsv", "text;label\na, b;x\n", {"delimiter": ";"}),
-        ("a.txt", 'text,label\n"a, b",x\n', {"delimiter": ",", "quote": '"'}),
+        ("a.txt", 'text,label\n"a, b",x\n', {"delimiter": ","}),
         ("a.csv", "sep=;\ntext;label\na, b;x\n", {}),
         ("a.csv", '\ufeff"sep=|"\r\ntext|label\r\na, b|x\r\n', {}),
         ("a.csv", "sep=;\ntext|label\na, b|x\n", {"delimiter": "|"}),
@@ -209,6 +209,7 @@ def test_a_table_with_another_delimiter_says_which(name: str, mark: str, said: s
         ({"delimiter": "\n"}, "one character"),
         ({"quote": "''"}, "dataset.quote='': one character, auto, or null"),
         ({"quote": "|", "delimiter": "|"}, "dataset.delimiter=|: is what dataset.quote is, too"),
+        ({"delimiter": '"'}, 'dataset.delimiter=": is what dataset.quote is, too'),
     ],
 )
 def test_marks_that_cannot_be_are_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:

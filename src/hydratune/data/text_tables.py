@@ -28,9 +28,9 @@ Row = tuple[str, Sequence[Any]]  # where it stands, and its values in the column
 class Form(NamedTuple):
     """How a table with delimiters is written.
 
-    header: whether the first row has names. quote: what stands around a value with a delimiter in it; auto: " in .csv
-    and nothing elsewhere; None: nothing. delimiter: None: what the first line says, sep=;, or else a comma in .csv and
-    a tab elsewhere.
+    header: whether the first row has names. quote: what stands around a value with a delimiter in it; auto: ", but
+    nothing between tabs, unless the file is called .csv; None: nothing. delimiter: None: what the first line says,
+    sep=;, or else a comma in .csv and a tab elsewhere.
     """
 
     header: bool = True
@@ -44,7 +44,7 @@ class Form(NamedTuple):
             raise ValueError(f"dataset.delimiter={mark}: one character, tab, or null")
         if self.quote not in (None, "auto") and (len(self.quote) != 1 or self.quote in "\r\n"):
             raise ValueError(f"dataset.quote={self.quote}: one character, auto, or null")
-        if mark is not None and mark == self.quote:
+        if mark is not None and mark in (self.quote, '"' if self.quote == "auto" else None):
             raise ValueError(f"dataset.delimiter={mark}: is what dataset.quote is, too")
 
 
@@ -56,26 +56,24 @@ def table_rows(path: Path, form: Form, columns: Sequence[Column]) -> Iterator[Ro
     content, ending = read_text(path), path.suffix.lower()
     if ending.startswith(".json"):
         return _json_rows(shown(path), content, columns)
-    usual = Form(form.header, form.quote, "," if ending == ".csv" else "\t")
-    if form.quote == "auto":
-        usual = usual._replace(quote='"' if ending == ".csv" else None)
-    if form.delimiter is not None:
-        usual = usual._replace(delimiter=TYPED.get(form.delimiter, form.delimiter))
-    return _separated_rows(shown(path), content, usual, form.delimiter is None, columns)
+    said = SEPARATOR.match(content)
+    usual = said[1] if said else "," if ending == ".csv" else "\t"
+    delimiter = TYPED.get(form.delimiter or "", form.delimiter) or usual
+    auto = None if delimiter == "\t" and ending != ".csv" else '"'
+    own = Form(form.header, auto if form.quote == "auto" else form.quote, delimiter)
+    return _separated_rows(shown(path), content, said.end() if said else 0, own, columns)
 
 
 # ---- with delimiters
 
 
-def _separated_rows(path: str, content: str, form: Form, told: bool, columns: Sequence[Column]) -> Iterator[Row]:
-    """told: whether the file itself may say what its delimiter is."""
-    first = SEPARATOR.match(content)
-    delimiter = first[1] if first and told else form.delimiter
+def _separated_rows(path: str, content: str, first: int, form: Form, columns: Sequence[Column]) -> Iterator[Row]:
+    """first: where the table begins, behind a line that says what its delimiter is."""
+    delimiter = form.delimiter
     assert delimiter is not None
     how: dict[str, Any] = {"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}
     csv.field_size_limit(LARGEST)
-    lines = io.StringIO(content[first.end() :] if first else content, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, **how)
+    reader = csv.reader(io.StringIO(content[first:], newline=""), delimiter=delimiter, strict=True, **how)
     names: list[str] = []
     at: list[int] = []
     width = 0
