@@ -103,7 +103,7 @@ def test_cells_fold_seeds_and_mark_what_is_beyond_the_noise(tmp_path: Path) -> N
     found = sweep(tmp_path / "s", [*jobs, ({"optimizer.lr": "9", "freeze": "none", "seed": "0"}, None)])
     best, close, far = found.cells
     assert best.mean == pytest.approx(0.81) and best.deviation == pytest.approx(0.01) and len(best.rows) == 3
-    assert not found.beyond_noise(close) and found.beyond_noise(far)
+    assert [found.against_best(cell).words for cell in (close, far)] == ["within the noise", "worse"]
     assert [c.strategy for c in ranking.best_of_each(found)] == ["none", "lp_ft"]
     assert found.winner is not None and found.winner.value == 0.82
     assert found.rows[-1].status == "failed" and ranking.job_table(found)[1][-1][0] == "-"
@@ -111,9 +111,9 @@ def test_cells_fold_seeds_and_mark_what_is_beyond_the_noise(tmp_path: Path) -> N
 
 def test_one_seed_has_the_noise_of_its_validation_sample(tmp_path: Path) -> None:
     jobs: Any = [({"lr": "1"}, 0.80), ({"lr": "2"}, 0.79)]
-    assert not sweep(tmp_path / "few", jobs, n=100).beyond_noise(sweep(tmp_path / "again", jobs, n=100).cells[1])
-    many = sweep(tmp_path / "many", jobs, n=1_000_000)
-    assert many.beyond_noise(many.cells[1])
+    few, many = sweep(tmp_path / "few", jobs, n=100), sweep(tmp_path / "many", jobs, n=1_000_000)
+    assert few.against_best(few.cells[1]).words == "one seed: within validation sampling"
+    assert many.against_best(many.cells[1]).words == "one seed: beyond validation sampling"
 
 
 @pytest.mark.parametrize(("best", "warned"), [("0.1", "upper"), ("0.001", "lower"), ("0.01", "")])

@@ -29,6 +29,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it or refuse.
     `trust` is not taken over: code is trusted only by typing it.
     """
+    arguments = [_at_home(a) for a in arguments]
     multirun = bool({"-m", "--multirun"}.intersection(arguments))
     if company_size() > 1 and multirun:
         raise ValueError(
@@ -93,6 +94,14 @@ def _config_dir_of(directory: Path) -> str | None:
         return None
     flags, _ = _parted(said)
     return flags[-1].removeprefix("--config-dir=") if flags else None
+
+
+def _at_home(argument: str) -> str:
+    """`key=~/x`: shells take ~ for the home at the beginning of a word alone, and Hydra's grammar does not have it."""
+    key, _, value = argument.partition("=")
+    if key in ("", "resume") or not re.fullmatch(r"~[^,'\"\[\](){}]*(,~[^,'\"\[\](){}]*)*", value):
+        return argument
+    return f"{key}={','.join(quoted(os.path.expanduser(path)) for path in value.split(','))}"
 
 
 def _harmless(override: str) -> bool:

@@ -13,7 +13,10 @@ from hydratune.secrets import told_apart
 WEIGHTS = ("model", "optimizer", "schedule", "dataset", "freeze", "engine", "batch_size", "epochs", "steps", "seed")
 INIT = ("init_head", "init_key", "init_prefix", "init_map")
 # Where things lie and how they are read changes no weight.
-PLACES = {"root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache"}
+PLACES = {
+    "root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache",
+    "duplicates",
+}  # fmt: skip
 
 
 def content(config: Mapping[str, Any], origin: str | None, files: str, precision: str) -> dict[str, Any]:

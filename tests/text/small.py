@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydratune.data.labelled_text import LabelledTexts, TaggedSentences
+from hydratune.data.labelled import LabelledTexts, TaggedSentences
 from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.models.huggingface import huggingface
 from hydratune.models.network import Network, build_network
@@ -82,6 +82,7 @@ class Texts(LabelledTexts):
             0.2,
             0,
             None,
+            given.get("duplicates", "tell"),
         )
         self._rows = rows
 

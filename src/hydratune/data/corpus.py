@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from hydratune.data.dataset import SPLITS, completed
+from hydratune.data.duplicates import Sample
 from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_files import TABLES, Parts, lines_of, parts_of, read_text
+from hydratune.data.text_files import Parts, expanded, lines_of, parts_of, read_text, shown
 from hydratune.data.text_stream import TextSplit
+from hydratune.data.text_tables import TABLES
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
 from hydratune.record.features import FeatureStore, cache_home
@@ -33,6 +35,8 @@ class Corpus(TextDataset):
     to; the token numbers lie in a file that is mapped into memory, made once. val_share, test_share: of the documents,
     or of the end of each where there are few, as far as the source has no such part of its own.
     """
+
+    unit = "documents"
 
     @abstractmethod
     def documents(self) -> dict[str, list[str]]:
@@ -57,6 +61,9 @@ class Corpus(TextDataset):
 
     def contents(self) -> Iterable[str]:
         return (f"{name} {document}" for name in SPLITS for document in self._parts[name])
+
+    def compared(self) -> Mapping[str, Sequence[Sample]]:
+        return {name: [(document.strip(), None) for document in self._parts[name]] for name in SPLITS}
 
     def part(self, name: str) -> str:
         """What a split is made of, to compare with other compressors of it."""
@@ -136,18 +143,18 @@ class TextCorpus(Corpus):
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, path: str, documents: str = "file", max_length: int = 128,
         bucket: int = 1, val_share: float = 0.05, test_share: float = 0.05, split_seed: int = 0,
-        inherited: str | None = None,
+        duplicates: str = "tell", inherited: str | None = None,
     ) -> None:  # fmt: skip
         """documents: what is one of them, a whole `file` or a `line`."""
         if documents not in ("file", "line"):
             raise ValueError(f"dataset.documents={documents}: file or line")
-        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
-        self.path, self.kind = Path(path).expanduser(), documents
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
+        self.path, self.kind = expanded(path), documents
 
     def documents(self) -> dict[str, list[str]]:
         if self.path.suffix.lower() in (*TABLES, ".parquet"):
             raise ValueError(
-                f"dataset.path={self.path}: is a table, whose columns would all be read as prose; "
+                f"dataset.path={shown(self.path)}: is a table, whose columns would all be read as prose; "
                 "its texts alone are needed, a line each in a .txt file (dataset.documents=line)"
             )
         parts = {part: [lines_of(read_text(f)) for f in files] for part, files in self._files.files.items()}
@@ -168,9 +175,9 @@ class PythonDocumentation(Corpus):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 64, bucket: int = 1, val_share: float = 0.05,
-        test_share: float = 0.05, split_seed: int = 0, inherited: str | None = None,
+        test_share: float = 0.05, split_seed: int = 0, duplicates: str = "tell", inherited: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited)
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
 
     def documents(self) -> dict[str, list[str]]:
         from pydoc_data.topics import topics

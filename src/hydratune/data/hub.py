@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from hydratune.data.labelled_text import LabelledTexts, Text, columns_of, one_or_pair
-from hydratune.data.text_files import cell, part_named
+from hydratune.data.labelled import LabelledTexts, Text
+from hydratune.data.labelled_text import columns_of, one_or_pair
+from hydratune.data.text_files import part_named
 from hydratune.data.text_stream import TextSplit
+from hydratune.data.text_tables import cell, class_name
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.types import Task
 
@@ -22,12 +25,15 @@ class HubTexts(LabelledTexts):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, name: str, subset: str | None = None,
-        text: str | Sequence[str] = "text", label: str = "label", classes: Sequence[str] | None = None,
+        text: str | Sequence[str] = "text", label: str = "label", classes: Sequence[str | int] | None = None,
         max_length: int = 128, bucket: int = 50, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
-        inherited: str | None = None,
+        duplicates: str = "tell", inherited: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited)
+        super().__init__(
+            task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited, duplicates
+        )
         self.name, self.subset, self.text, self.label = name, subset, text, label
+        self._columns = columns_of(text, label)
 
     def rows(self) -> dict[str, list[Any]]:
         return self._found[0]
@@ -48,7 +54,7 @@ class HubTexts(LabelledTexts):
             raise ValueError("dataset: the hub's data sets need an extra: pip install 'hydratune[hub]'") from None
         datasets.disable_progress_bars()
         try:
-            found = datasets.load_dataset(self.name, self.subset)
+            found = datasets.load_dataset(os.path.expanduser(self.name), self.subset)
         except Exception as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({said})") from None
@@ -66,17 +72,16 @@ class HubTexts(LabelledTexts):
         return rows, dropped, list(getattr(found[first].features[self.label], "names", None) or [])
 
     def _rows(self, table: Any, part: str) -> list[tuple[Text, str]]:
-        columns = [*(("text", name) for name in columns_of(self.text)), ("label", self.label)]
-        for key, column in columns:
+        for key, column in self._columns:
             if column not in table.column_names:
                 known = ", ".join(table.column_names)
                 raise ValueError(f"dataset.{key}={column}: {self.name} has no such column in {part}; it has {known}")
         names = getattr(table.features[self.label], "names", None)
         found = []
-        for number, (*texts, label) in enumerate(zip(*(table[column] for _, column in columns), strict=True)):
+        for number, (*texts, label) in enumerate(zip(*(table[column] for _, column in self._columns), strict=True)):
             if label is None or (names and label < 0):
                 continue
             where = f"row {number} of {part}"
-            own = [cell(text, f"{column} of {where}") for text, (_, column) in zip(texts, columns, strict=False)]
-            found.append((one_or_pair(own), names[label] if names else cell(label, f"{self.label} of {where}")))
+            own = [cell(text, f"{name} of {where}") for text, (_, name) in zip(texts, self._columns, strict=False)]
+            found.append((one_or_pair(own), class_name(names[label] if names else label, self.label, where)))
         return found

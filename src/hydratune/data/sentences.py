@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hydratune.data.labelled_text import LabelledTexts, TaggedSentences
+from hydratune.data.labelled import LabelledTexts, TaggedSentences
 from hydratune.data.tokenizer import TokenizerRecipe
 from hydratune.randomness import derive_seed
 from hydratune.types import Task
@@ -70,10 +70,11 @@ class GeneratedSentiment(LabelledTexts):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, train: int = 4000, val: int = 1000, test: int = 1000,
-        max_length: int = 48, bucket: int = 50, split_seed: int = 0, inherited: str | None = None,
+        max_length: int = 48, bucket: int = 50, split_seed: int = 0, duplicates: str = "tell",
+        inherited: str | None = None,
     ) -> None:  # fmt: skip
         """train, val, test: sentences"""
-        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited)
+        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited, duplicates)
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:
@@ -99,10 +100,11 @@ class GeneratedEntities(TaggedSentences):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, train: int = 3000, val: int = 600, test: int = 600,
-        max_length: int = 48, bucket: int = 50, split_seed: int = 0, inherited: str | None = None,
+        max_length: int = 48, bucket: int = 50, split_seed: int = 0, duplicates: str = "tell",
+        inherited: str | None = None,
     ) -> None:  # fmt: skip
         """train, val, test: sentences"""
-        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited)
+        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited, duplicates)
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:

@@ -11,42 +11,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydratune.data.dataset import Dataset, check_share
+from hydratune.data.dataset import SPLITS, Dataset, check_share
+from hydratune.data.duplicates import Sample, check_option, duplicates
 from hydratune.data.padding import starts_of
-from hydratune.data.text_files import digest_of
+from hydratune.data.text_files import digest_of, shown
 from hydratune.data.text_stream import TextSplit, TextStream, as_cell
 from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.record.progress import markdown_table
 from hydratune.types import Batch, Body, Padded, Shown, Task, TextSpec
 
+LONGEST = 2**20  # what noise and the order of samples have room for
 SEEN = 0.01  # share of unknown tokens from which on they are told of
 
 
 class TextDataset(Dataset):
     """Base of the sets of text: a subclass says `texts()`, `encoded(split)`, `contents()` and its class names.
 
-    max_length: tokens of a sequence at most, special ones included. bucket: see TextStream.
+    max_length: tokens of a sequence at most, special ones included. bucket: see TextStream. duplicates: tell or refuse
+    what is both in train and in another split, and what has two labels.
     """
 
     task: Any
+    unit = "texts"  # what its samples are called
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, val_share: float, test_share: float,
-        split_seed: int, inherited: str | None,
+        split_seed: int, inherited: str | None, duplicates: str = "tell",
     ) -> None:  # fmt: skip
         """val_share, test_share: what is taken from train where the source has no such part.
 
         inherited: directory of the tokenizer that the weights of init_from were trained with.
         """
         super().__init__(task)
-        if max_length < 4:
-            raise ValueError(f"dataset.max_length={max_length}: at least 4")
-        if bucket < 1:
-            raise ValueError(f"dataset.bucket={bucket}: at least 1, which is a plain shuffle")
+        if not 4 <= max_length <= LONGEST:
+            raise ValueError(f"dataset.max_length={max_length}: from 4 to {LONGEST} tokens")
+        if not 1 <= bucket <= LONGEST:
+            raise ValueError(f"dataset.bucket={bucket}: from 1, which is a plain shuffle, to {LONGEST} batches' worth")
         check_share("val_share", val_share)
         check_share("test_share", test_share)
+        check_option(duplicates)
         self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
         self.recipe, self.max_length, self.bucket, self.inherited = tokenizer, max_length, bucket, inherited
+        self.duplicates = duplicates
+        self._splits: dict[str, TextSplit] = {}  # as far as they have been asked for: texts are tokenized once
 
     @abstractmethod
     def texts(self) -> Iterable[str]:
@@ -59,6 +66,14 @@ class TextDataset(Dataset):
     @abstractmethod
     def contents(self) -> Iterable[str]:
         """All that the splits are made of, in words."""
+
+    @abstractmethod
+    def compared(self) -> Mapping[str, Sequence[Sample]]:
+        """What may be there twice, by split."""
+
+    def doubts(self) -> list[str]:
+        """What is likely to be a mistake in the labels, a sentence each."""
+        return []
 
     @cached_property
     def _digest(self) -> str:
@@ -106,10 +121,20 @@ class TextDataset(Dataset):
         return Padded(values, torch.tensor([4]), values.new_empty(1, 0))
 
     def split(self, name: str) -> TextSplit:
-        split = self.encoded(name)
-        if not len(split):
-            raise ValueError(f"dataset: the {name} split is empty")
-        return split.telling(split.told, self._unknown(split))
+        if name not in self._splits:
+            split = self.encoded(name)
+            if not len(split):
+                raise ValueError(f"dataset: the {name} split is empty")
+            if split.labels is not None and not (split.labels >= 0).any():
+                raise ValueError(f"dataset: no word of the {name} split has a token, so that none could be scored")
+            self._splits[name] = split.telling(split.told, self._unknown(split))
+        return self._splits[name]
+
+    def check(self, test: bool) -> Sequence[str]:
+        said = [*self.doubts(), *duplicates(self.compared(), self.unit, self.duplicates)]
+        for name in SPLITS if test else SPLITS[:2]:
+            self.split(name)
+        return said
 
     def _unknown(self, split: TextSplit) -> str:
         own = self.tokenizer.special
@@ -146,7 +171,7 @@ class TextDataset(Dataset):
 
     def keep(self, directory: Path, export: bool = False) -> str:
         self.tokenizer.save(directory, self.max_length, words=export and self.task.question == "token")
-        other = [p.name for p in self.left_alone()]
+        other = [shown(Path(p.name)) for p in self.left_alone()]
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         said = f"; left alone, as they are called neither train, val nor test: {', '.join(other[:3])}{more}"
         return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens{said if other else ''}"

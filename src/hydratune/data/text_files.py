@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json")
 ALIASES = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 MORE = {"training": "train", "testing": "test"}  # in a name with other words
 BYTE_ORDER = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+MARK = b"\xef\xbb\xbf"  # of UTF-8, at the beginning of a file
+
+
+def expanded(path: str) -> Path:
+    """~ and ~user are their homes, as far as there are such."""
+    return Path(os.path.expanduser(path))
+
+
+def shown(path: Path) -> str:
+    """In a sentence. A name whose bytes are not UTF-8 could not be printed as it is."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def read_text(path: Path) -> str:
-    """Raises ValueError for a file that is not there, is empty, or is not UTF-8, naming the line."""
+    """Raises ValueError for a file that is not there, is empty, or is no text in UTF-8, naming the line."""
+    name = shown(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # nobody may ever write into a pipe
+            raise ValueError(f"dataset.path={name}: is no regular file")
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"dataset.path={path}: cannot be read ({error.strerror})") from None
+        raise ValueError(f"dataset.path={name}: cannot be read ({error.strerror})") from None
+    order = BYTE_ORDER.get(content[:2])
+    content = content.removeprefix(MARK)
     if not content.strip():
-        raise ValueError(f"dataset: {path} is empty")
+        raise ValueError(f"dataset: {name} is empty")
+    if order is None and (first := content.find(b"\0")) >= 0:
+        line = content[:first].count(b"\n") + 1
+        raise ValueError(
+            f"dataset: {name} holds a zero byte in line {line}, as no text does; if it is UTF-16, "
+            "iconv -f utf-16le -t utf-8 would convert it"
+        )
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        other = BYTE_ORDER.get(content[:2], "cp1252")
         raise ValueError(
-            f"dataset: {path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; "
-            f"iconv -f {other} -t utf-8 would convert it"
+            f"dataset: {name} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}; "
+            f"iconv -f {order or 'cp1252'} -t utf-8 would convert it"
         ) from None
 
 
@@ -102,91 +121,3 @@ def parts_of(path: Path, endings: Sequence[str], labelled: bool = True) -> Parts
     if meant and labelled:
         raise ValueError(f"dataset.path={path}: has {meant[0].relative_to(path)}, but nothing that is called train")
     return Parts({"train": every})
-
-
-# ---- tables
-
-Row = tuple[str, Mapping[Any, Any]]  # where it stands, and its cells by the columns' names, or numbers from 0
-
-
-def table_rows(path: Path, header: bool, quote: str | None, columns: Sequence[Any]) -> Iterator[Row]:
-    """Of CSV, TSV, JSON lines, or a JSON list of objects. Rows of nothing are left out.
-
-    columns: those that will be asked for. Raises ValueError where a header has one of them twice.
-    """
-    content = read_text(path)
-    if path.suffix.lower().startswith(".json"):
-        return _json_rows(path, content)
-    return _separated_rows(path, content, header, quote, columns)
-
-
-def _separated_rows(path: Path, content: str, header: bool, quote: str | None, columns: Sequence[Any]) -> Iterator[Row]:
-    tabs = path.suffix.lower() != ".csv"
-    mark = ('"' if not tabs else None) if quote == "auto" else quote
-    how: dict[str, Any] = {"quotechar": mark} if mark else {"quoting": csv.QUOTE_NONE}
-    csv.field_size_limit(2**24)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", strict=True, **how)
-    names: list[str] = []
-    width = 0
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not width:
-                width = len(cells)
-                if width == 1 and not tabs and (";" in cells[0] or "\t" in cells[0]):
-                    raise ValueError(
-                        f"dataset: {path} has no commas between its values; save it with commas, or as .tsv"
-                    )
-                if header:
-                    names = [cell.strip() for cell in cells]
-                    _refuse_twice(path, names, columns)
-                    continue
-            if len(cells) != width:
-                hint = "; values that hold a comma need quotes" if len(cells) > width and not tabs and mark else ""
-                count = f"{len(cells)} value{'s' * (len(cells) > 1)} for {width} column{'s' * (width > 1)}"
-                raise ValueError(f"dataset: {path} line {reader.line_num} has {count}{hint}")
-            yield f"{path} line {reader.line_num}", {**dict(enumerate(cells)), **dict(zip(names, cells, strict=False))}
-    except csv.Error as error:
-        hint = " (a quote within a value is doubled; dataset.quote=null takes quotes for letters)" if mark else ""
-        raise ValueError(f"dataset: {path} line {reader.line_num}: {error}{hint}") from None
-
-
-def _refuse_twice(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
-    for wanted in columns:
-        at = [str(i) for i, name in enumerate(names) if name == wanted]
-        if len(at) > 1:
-            raise ValueError(
-                f"dataset: {path} has {len(at)} columns called {wanted}; say which by its number, {' or '.join(at)}"
-            )
-
-
-def _json_rows(path: Path, content: str) -> Iterator[Row]:
-    if content.lstrip().startswith("["):
-        try:
-            entries = [(f"{path} entry {i}", entry) for i, entry in enumerate(json.loads(content), 1)]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"dataset: {path} line {error.lineno} is no JSON ({error.msg})") from None
-    else:
-        entries = [(f"{path} line {i}", line) for i, line in enumerate(lines_of(content), 1) if line.strip()]
-    for where, entry in entries:
-        try:
-            row = json.loads(entry) if isinstance(entry, str) else entry
-        except json.JSONDecodeError as error:
-            raise ValueError(f"dataset: {where} is no JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"dataset: {where} is no JSON object")
-        yield where, row
-
-
-def cell(value: Any, where: str) -> str:
-    """A value as text. Raises ValueError for what is none, naming where it stands."""
-    if value is None or not isinstance(value, (str, int, float)):
-        kind = "nothing" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"dataset: {where} holds {kind}, and no text or number")
-    text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"dataset: {where} holds half of a letter (a lone surrogate)") from None
-    return text

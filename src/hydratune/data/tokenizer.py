@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from hydratune.data import vocabulary
+from hydratune.data.text_files import expanded
 from hydratune.record.features import cache_home
 
 SPECIAL = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 CONFIG = "tokenizer_config.json"
 CHUNK = 4096  # texts that are encoded at a time,
 LETTERS = 2**24  # or of so many letters together
+LARGEST = 10_000_000  # vocabulary
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast", None)  # classes whose tokenizer.json says all
 
 
@@ -187,8 +189,9 @@ class TokenizerRecipe:
     ) -> None:
         if kind not in (None, *vocabulary.KINDS):
             raise ValueError(f"dataset.tokenizer.kind={kind}: one of {', '.join(vocabulary.KINDS)}")
-        if vocab_size < 100:
-            raise ValueError(f"dataset.tokenizer.vocab_size={vocab_size}: at least 100")
+        least = vocabulary.BYTES if kind == "bpe" else 100
+        if not least <= vocab_size <= LARGEST:
+            raise ValueError(f"dataset.tokenizer.vocab_size={vocab_size}: from {least} to {LARGEST:,} tokens")
         self.name, self.kind, self.vocab_size, self.lowercase = name, kind, vocab_size, lowercase
 
     def tokenizer(self, texts: Callable[[], Iterable[str]], files: str, inherited: str | None) -> Tokenizer:
@@ -233,7 +236,7 @@ class TokenizerRecipe:
 def load(name: str, said: str) -> Tokenizer:
     """Raises ValueError where there is none, or one that is not made of data alone."""
     transformers = library()
-    home = Path(name).expanduser()
+    home = expanded(name)
     name = str(home) if home.is_dir() else name
     try:
         if (home / "tokenizer.json").is_file() and _class_of(home) in GENERIC:
@@ -253,7 +256,7 @@ def load(name: str, said: str) -> Tokenizer:
 def unread(name: str, error: Exception) -> str:
     """Why the library could not read a directory or name of the hub: its first sentence, as the others are advice."""
     said = " ".join(str(error).split()).split(". ")[0][:300]
-    if Path(name).expanduser().is_dir():
+    if expanded(name).is_dir():
         return said
     of_hub = not name.startswith((".", "/", "~")) and name.count("/") <= 1
     return f"no such directory, and it could not be had from the hub: {said}" if of_hub else "no such directory"

@@ -11,6 +11,7 @@ TOKENS = {
     "wordpiece": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
     "bpe": {"pad": "<|pad|>", "bos": "<|endoftext|>", "eos": "<|endoftext|>"},
 }
+BYTES = 256 + len(set(TOKENS["bpe"].values()))  # tokens of bpe before the first merge
 
 
 def learn(kind: str, vocab_size: int, lowercase: bool, texts: Iterable[str]) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.data.padding import rounded
+from hydratune.data.text_files import expanded
 from hydratune.data.tokenizer import library, unread
 from hydratune.models import text_groups
 from hydratune.types import Body, TextSpec
@@ -89,7 +90,7 @@ def huggingface(
 
 def _read(transformers: Any, name: str) -> Any:
     try:
-        home = Path(name).expanduser()
+        home = expanded(name)
         return transformers.AutoConfig.from_pretrained(home if home.is_dir() else name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"model.name={name}: no model could be read there ({unread(name, error)})") from None
@@ -133,7 +134,7 @@ def _weights(name: str, source: Any) -> tuple[str, Mapping[str, Tensor]]:
     """(where from, tensors) of a directory or the hub, as they are called in `source`; safetensors and nothing else."""
     from safetensors.torch import load_file
 
-    home = Path(name).expanduser()
+    home = expanded(name)
     if not home.is_dir():
         from huggingface_hub import snapshot_download
 

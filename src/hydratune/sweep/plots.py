@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -18,14 +19,23 @@ from hydratune.sweep.ranking import Ranking, number
 def pictures(ranking: Ranking) -> dict[str, bytes]:
     """Name -> PNG: `lr_x_freeze` and its like, best value over what else varies; and `curves`."""
     keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
-    found = {f"{short(a)}_x_{short(b)}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
+    names = {key: short(key, keys) for key in keys}
+    found = {f"{names[a]}_x_{names[b]}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
     if any(r.record.get("history") for r in ranking.rows):
         found["curves"] = _curves(ranking)
     return found
 
 
-def short(key: str) -> str:
-    return key.rpartition(".")[2]
+def short(key: str, keys: Sequence[str]) -> str:
+    """What a key is called in a file's name: its last word, or all of them where another key ends alike."""
+    last = key.rpartition(".")[2]
+    alike = [k for k in keys if k.rpartition(".")[2] == last]
+    return re.sub(r"[^\w.-]", "_", key if len(alike) > 1 else last)
+
+
+def _plain(words: str) -> str:
+    """Dollars would be taken for mathematics."""
+    return words.replace("$", r"\$")
 
 
 def _ordered(keys: Sequence[str]) -> list[str]:
@@ -63,10 +73,10 @@ def _heat_map(ranking: Ranking, across: str, down: str) -> bytes:
         table[lines.index(settings.get(down, ""))][columns.index(settings.get(across, ""))] = cell.mean
     figure, axes = _figure(1.6 + 0.9 * len(columns), 1.4 + 0.5 * len(lines))
     image = axes.imshow(table, aspect="auto", cmap="viridis")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(lines)), lines)
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
+    axes.set_xticks(range(len(columns)), map(_plain, columns))
+    axes.set_yticks(range(len(lines)), map(_plain, lines))
+    axes.set_xlabel(_plain(across))
+    axes.set_ylabel(_plain(down))
     seen = [v for row in table for v in row if v == v]
     middle = (min(seen) + max(seen)) / 2 if seen else 0.0
     for i, row in enumerate(table):
@@ -74,7 +84,7 @@ def _heat_map(ranking: Ranking, across: str, down: str) -> bytes:
             if value == value:
                 color = "white" if value < middle else "black"
                 axes.text(j, i, f"{value:.3f}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(image, label=f"val {ranking.monitor}")
+    figure.colorbar(image, label=_plain(f"val {ranking.monitor}"))
     return _png(figure)
 
 
@@ -89,11 +99,11 @@ def _curves(ranking: Ranking) -> bytes:
         history = row.record.get("history") or []
         if history:
             steps, values = zip(*history, strict=True)
-            label = row.strategy if row.strategy not in named else None
+            label = _plain(row.strategy) if row.strategy not in named else None
             named.add(row.strategy)
             axes.plot(steps, values, color=colors[row.strategy], label=label, linewidth=1, alpha=0.7)
     axes.set_xlabel("step")
-    axes.set_ylabel(f"val {ranking.monitor}")
+    axes.set_ylabel(_plain(f"val {ranking.monitor}"))
     axes.legend(title="freeze", fontsize=8)
     axes.grid(alpha=0.3)
     return _png(figure)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,32 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.record.progress import markdown_table
-from hydratune.record.run import read_record, write_text
+from hydratune.record.run import write_text
+from hydratune.sweep.comparison import Comparison, compared
+from hydratune.sweep.rows import SWEEP as SWEEP
+from hydratune.sweep.rows import Row, read_rows, read_sweep
 
-SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
-ORDER = ("complete", "soup", "running", "paused", "stopped", "interrupted", "failed", "waiting")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One job as its directory tells of it."""
-
-    directory: Path
-    varies: Mapping[str, str]
-    status: str
-    value: float  # validation metric of the best evaluation; NaN where there is none
-    record: Mapping[str, Any]
-    strategy: str
-    same_as: str | None = None
-
-    @property
-    def cell(self) -> tuple[tuple[str, str], ...]:
-        """Its settings but for the seed."""
-        return tuple(sorted((k, v) for k, v in self.varies.items() if k != "seed"))
-
-    @property
-    def error(self) -> str:
-        return str(self.record.get("error") or self.record.get("stopped") or "")
+ORDER = ("complete", "soup", "running", "paused", "stopped", "interrupted", "failed", "unreadable", "waiting")
 
 
 @dataclass(frozen=True)
@@ -50,7 +29,7 @@ class Cell:
     rows: Sequence[Row]
     mean: float
     deviation: float  # over seeds; NaN for one
-    noise: float  # standard error of the mean: over seeds, or of the validation sample where there is one seed
+    sampling: float | None  # standard error of one run's value that the size of the validation split alone gives
 
     @property
     def strategy(self) -> str:
@@ -69,10 +48,11 @@ class Ranking:
         """The best run of the best cell."""
         return max(self.cells[0].rows, key=lambda r: r.value) if self.cells else None
 
-    def beyond_noise(self, cell: Cell) -> bool:
-        """Whether it differs from the best by more than twice the standard error of the difference."""
+    def against_best(self, cell: Cell) -> Comparison:
         best = self.cells[0]
-        return best.mean - cell.mean > 2 * math.hypot(best.noise, cell.noise)
+        own, other = ({r.varies.get("seed", ""): r.value for r in c.rows} for c in (cell, best))
+        known = cell.sampling is not None and best.sampling is not None
+        return compared(own, other, math.hypot(cell.sampling or 0, best.sampling or 0) if known else None)
 
     def edges(self) -> list[str]:
         """A sentence per numeric key whose best value lies at the end of its grid."""
@@ -107,25 +87,9 @@ def value_at(record: Mapping[str, Any], halt: float) -> float | None:
 
 def read(directory: Path) -> Ranking:
     """Raises ValueError where no sweep has been."""
-    path = directory / SWEEP
-    if not path.is_file():
-        raise ValueError(f"{directory}: no sweep has been here (it should hold {SWEEP})")
-    sweep = json.loads(path.read_text())
-    rows = []
-    for job in sweep["jobs"]:
-        home = directory / job["directory"]
-        record = read_record(home)
-        status = record.get("status") or ("failed" if job.get("error") else "waiting")
-        if status == "running" and not _claimed(home):
-            status = "interrupted"
-        record = {**record, **({"error": job["error"]} if job.get("error") else {})}
-        monitor = record.get("monitor", "")
-        value = (record.get("metrics") or {}).get(f"val_{monitor}")
-        if value is None:
-            value = max((v for _, v in record.get("history") or ()), default=math.nan)
-        rows.append(Row(home, job["varies"], status, value, record, job["strategy"], job.get("same_as")))
+    sweep = read_sweep(directory)
+    rows = sorted(read_rows(directory, sweep["jobs"]), key=_place)
     monitor = next((r.record["monitor"] for r in rows if r.record.get("monitor")), "metric")
-    rows.sort(key=_place)
     return Ranking(monitor, sweep["keys"], rows, _cells(rows))
 
 
@@ -135,30 +99,19 @@ def _place(row: Row) -> tuple[int, float]:
     return ORDER.index(status) if status in ORDER else len(ORDER), -row.value if row.value == row.value else math.inf
 
 
-def _claimed(directory: Path) -> bool:
-    try:
-        with open(directory / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 def _cells(rows: Sequence[Row]) -> list[Cell]:
     found: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
-        if row.status == "complete" and row.same_as is None:
+        if row.status == "complete" and row.same_as is None and row.value == row.value:
             found.setdefault(row.cell, []).append(row)
     cells = []
     for settings, group in found.items():
         values = [r.value for r in group]
-        mean, n = statistics.fmean(values), len(values)
-        deviation = statistics.stdev(values) if n > 1 else math.nan
-        samples = group[0].record.get("val_samples") or 1
-        sampling = math.sqrt(max(mean * (1 - mean), 0.0) / samples) if 0 <= mean <= 1 else 0.0
-        cells.append(Cell(settings, group, mean, deviation, deviation / math.sqrt(n) if n > 1 else sampling))
+        mean, samples = statistics.fmean(values), group[0].record.get("val_samples") or 0
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        # Of a share of the samples; what other metrics are made of is not known here
+        share = group[0].record.get("monitor") == "accuracy" and 0 <= mean <= 1 and samples > 0
+        cells.append(Cell(settings, group, mean, deviation, math.sqrt(mean * (1 - mean) / samples) if share else None))
     return sorted(cells, key=lambda c: -c.mean)
 
 
@@ -177,7 +130,7 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
             note = str(record["stopped"])
         else:
             note = row.error if row.status != "complete" else ""
-        note = f"the same as {row.same_as}" if row.same_as else note
+        note = f"the same as {row.same_as}" if row.same_as else " ".join(note.split())
         rows.append(
             [
                 str(rank) if row.value == row.value else "-",
@@ -195,12 +148,12 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
 
 
 def cell_table(ranking: Ranking, cells: Sequence[Cell] | None = None) -> tuple[list[str], list[list[str]]]:
-    """One row per cell: mean and standard deviation over its seeds."""
+    """One row per cell: mean and standard deviation over its seeds, and how it compares with the best."""
     keys = [k for k in ranking.keys if k != "seed"]
     rows = []
     for cell in ranking.cells if cells is None else cells:
         settings = dict(cell.settings)
-        differs = "" if cell is ranking.cells[0] else ("worse" if ranking.beyond_noise(cell) else "within the noise")
+        differs = "" if cell is ranking.cells[0] else str(ranking.against_best(cell))
         deviation = f"{cell.deviation:.4f}" if cell.deviation == cell.deviation else "-"
         rows.append([*(settings.get(k, "") for k in keys), f"{cell.mean:.4f}", deviation, str(len(cell.rows)), differs])
     return [*keys, f"val {ranking.monitor}", "sd", "n", "against the best"], rows
@@ -218,11 +171,19 @@ def write_tables(directory: Path, ranking: Ranking) -> None:
     """leaderboard.csv, leaderboard.md, and in `best` the winner's name (a link would show it twice in TensorBoard)."""
     columns, rows = job_table(ranking)
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+    csv.writer(out, lineterminator="\n").writerows([harmless(cell) for cell in row] for row in [columns, *rows])
     write_text(directory / "leaderboard.csv", out.getvalue())
     write_text(directory / "leaderboard.md", markdown(ranking))
     if ranking.winner is not None:
         write_text(directory / "best", f"{ranking.winner.directory.name}\n")
+
+
+def harmless(cell: str) -> str:
+    """In a line of CSV. What a spreadsheet would compute is a word to it behind an apostrophe (as OWASP has it for CSV
+    injection); numbers stay as they are.
+    """
+    cell = re.sub(r"[\r\n]+", " ", cell)
+    return f"'{cell}" if re.match(r"[=+\-@\t].", cell) and number(cell) is None else cell
 
 
 def markdown(ranking: Ranking) -> str:

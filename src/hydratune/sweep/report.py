@@ -14,6 +14,7 @@ from hydratune.record.run import write_text
 from hydratune.record.tensorboard import Board
 from hydratune.sweep import plots, ranking
 from hydratune.sweep.ranking import Ranking
+from hydratune.sweep.rows import Row, read_sweep
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1a1a1a }
@@ -56,15 +57,15 @@ def show(directory: Path, screen: Screen) -> None:
 
 
 def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
-    sweep = json.loads((directory / ranking.SWEEP).read_text())
-    winner = ranked.winner
+    command, winner = read_sweep(directory)["command"], ranked.winner
     columns, rows = ranking.job_table(ranked)
-    classes = ["failed" if r.status == "failed" else "first" if r is winner else "" for r in ranked.rows]
+    broken = ("failed", "unreadable")
+    classes = ["failed" if r.status in broken else "first" if r is winner else "" for r in ranked.rows]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{html.escape(directory.name)}</title><style>{STYLE}</style>",
         f"<h1>Sweep {html.escape(directory.name)}</h1><p>{html.escape(ranking.summary(ranked))}</p>",
-        f"<pre>{html.escape(sweep['command'])}</pre>",
+        f"<pre>{html.escape(command)}</pre>",
         *(f"<p class=warning>{html.escape(w)}</p>" for w in ranked.edges()),
         *(
             f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
@@ -75,11 +76,12 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
         parts += ["<h2>Best of each strategy</h2>", _table(*ranking.cell_table(ranked, ranking.best_of_each(ranked)))]
         parts += ["<h2>Cells, over seeds</h2>", _table(*ranking.cell_table(ranked))]
     parts += ["<h2>Jobs</h2>", _table(columns, rows, classes)]
-    failed = [r for r in ranked.rows if r.status == "failed"]
+    failed = [r for r in ranked.rows if r.status in broken]
     if failed:
         parts += ["<h2>Failures</h2>", *(_failure(r) for r in failed)]
     if winner is not None:
-        parts += ["<h2>Settings of the winner</h2>", f"<pre>{html.escape(_settings(winner.directory))}</pre>"]
+        settings = _read(winner.directory / ".hydra" / "config.yaml")
+        parts += ["<h2>Settings of the winner</h2>", f"<pre>{html.escape(settings)}</pre>"]
         lineage = json.dumps(winner.record.get("lineage"), indent=1)
         parts += ["<h2>Where it comes from</h2>", f"<pre>{html.escape(lineage)}</pre>"]
         machine = {k: winner.record.get(k) for k in ("versions", "runtime", "started", "ended")}
@@ -96,15 +98,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], classes: Seque
     return f"<table><tr>{head}\n" + "\n".join(body) + "</table>"
 
 
-def _failure(row: ranking.Row) -> str:
-    path = row.directory / "traceback.txt"
-    text = path.read_text()[-4000:] if path.is_file() else row.error
+def _failure(row: Row) -> str:
+    text = row.error if row.status == "unreadable" else _read(row.directory / "traceback.txt")[-4000:] or row.error
     return f"<h3>{html.escape(row.directory.name)}</h3><pre>{html.escape(text)}</pre>"
 
 
-def _settings(directory: Path) -> str:
-    path = directory / ".hydra" / "config.yaml"
-    return path.read_text() if path.is_file() else ""
+def _read(path: Path) -> str:
+    """What can be read of it; it may be damaged, or not there."""
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def main() -> None:
@@ -118,4 +119,7 @@ def main() -> None:
         show(directory, Screen())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename or directory}: {error.strerror}", file=sys.stderr)
         sys.exit(2)

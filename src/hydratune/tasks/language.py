@@ -17,6 +17,8 @@ from hydratune.runtime import Runtime
 from hydratune.tasks.text import token_loss
 from hydratune.types import Batch, Features, Loss, Padded, Shown, Spec, TextSpec
 
+LONGEST = 10_000  # tokens of a prompt, and of what is made from it: each takes a pass of its own
+
 
 class Language:
     """Cross-entropy of tokens. Their mean log-likelihood in nats selects, which is -log(perplexity)."""
@@ -80,11 +82,11 @@ class CausalLanguage(Language):
     random = False
 
     def __init__(self, prompt: int = 16, generate: int = 48, temperature: float = 0.8) -> None:
-        for key, value in (("prompt", prompt), ("generate", generate)):
-            if value < (key == "prompt"):
-                raise ValueError(f"dataset.task.{key}={value}: at least {int(key == 'prompt')}")
-        if temperature <= 0:
-            raise ValueError(f"dataset.task.temperature={temperature}: must be above 0")
+        for key, value, least in (("prompt", prompt, 1), ("generate", generate, 0)):
+            if not least <= value <= LONGEST:
+                raise ValueError(f"dataset.task.{key}={value}: from {least} to {LONGEST:,} tokens")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"dataset.task.temperature={temperature}: must be above 0, and a number")
         self.prompt, self.generate, self.temperature = prompt, generate, temperature
 
     def pose(
