@@ -96,14 +96,16 @@ def gather(jobs: Sequence[Job]) -> tuple[Room, Network, list[Member], list[tuple
     return room, network, members, failed
 
 
+def data_of(job: Job) -> Dataset:
+    return construct.construct(job.config["dataset"], "dataset", job.trust, inherited=inherited_tokenizer(job))
+
+
 def in_common(jobs: Sequence[Job]) -> tuple[Room, Network]:
     """What jobs have in common, and their network as no strategy has changed it yet."""
     first = jobs[0]
     runtime: Runtime = construct.construct(first.config["runtime"], "runtime", first.trust, **launched())
     runtime.start()
-    dataset: Dataset = construct.construct(
-        first.config["dataset"], "dataset", first.trust, inherited=inherited_tokenizer(first)
-    )
+    dataset = data_of(first)
     spec = dataset.spec()
     body, network = first_network(first, dataset, spec)
     warnings = dataset.check(any(job.reads_test for job in jobs))

@@ -115,13 +115,22 @@ def claim(directory: Path) -> int:
     return descriptor
 
 
+def is_claimed(directory: Path) -> bool:
+    """Whether a live process has the directory."""
+    try:
+        with open(directory / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def wait_for_release(directory: Path, seconds: float) -> None:
     """Until no live process has the directory, or so long."""
     deadline = time.monotonic() + seconds
-    while (directory / ".lock").exists() and time.monotonic() < deadline:
-        with contextlib.suppress(ValueError):
-            os.close(claim(directory))
-            return
+    while is_claimed(directory) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

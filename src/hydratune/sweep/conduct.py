@@ -17,6 +17,7 @@ from hydratune.sweep import halving, ranking, tables
 from hydratune.sweep.arrange import Planner, makespan
 from hydratune.sweep.plan import Entry, Unit, settled
 from hydratune.sweep.pool import Event, Places, Pool, ending
+from hydratune.sweep.prerequisites import Prerequisites
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
 from hydratune.sweep.worker import record_failure
@@ -36,6 +37,7 @@ class Conductor:
         self.screen = SweepScreen()
         self._pool = Pool(directory / ".workers")
         self._planner = Planner(self._pool, settings, dry_run)
+        self._prerequisites = Prerequisites(self._pool, self.screen.heard)
         self._written = 0.0
         self._soups: list[str] = []
         self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
@@ -169,7 +171,11 @@ class Conductor:
                 self.outcomes[entry.number] = metric
         if done := len(entries) - len(left):
             self.screen.line(f"{done} of {len(entries)} jobs are as far already")
-        left = self._pretrained(left)
+        failed = self._prerequisites.failures(left)
+        for entry in left:
+            if entry.number in failed:
+                self._fail(entry, failed[entry.number])
+        left = [e for e in left if e.number not in failed]
         if not left:
             return
         for entry in left:
@@ -180,28 +186,6 @@ class Conductor:
         for entry in left:  # workers of a command that was killed end within seconds
             wait_for_release(entry.directory, PATIENCE)
         self._work(units, places, costs)
-
-    def _pretrained(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The pretrainings that they ask for, once each and before them; without those whose pretraining failed."""
-        wanted: dict[str, list[Entry]] = {}
-        for entry in entries:
-            assert entry.job is not None
-            config = entry.job.config
-            key = json.dumps([config["pretrain"], config["runtime"]]) if config["init_from"] == "auto" else ""
-            wanted.setdefault(key, []).append(entry)
-        left, alone = list(wanted.pop("", ())), Places.of(1)
-        for needing in wanted.values():
-            failed: str | None = None
-            for event in self._pool.run("pretrain", [Unit(needing[:1], alone.threads())], alone):
-                self.screen.heard(event)
-                failed = event.message.get("failed") or failed
-                if event.died:
-                    failed = failed or ending(event.died)
-            if failed is None:
-                left += needing
-            for entry in needing if failed is not None else ():
-                self._fail(entry, f"its pretraining failed: {failed}")
-        return sorted(left, key=lambda e: e.number)
 
     def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
         """Have them run; one whose worker dies, or whose company ends it, starts again alone from its checkpoint."""

@@ -126,11 +126,7 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     for rank, row in enumerate(ranking.rows, start=1):
         record, tested = row.record, (row.record.get("metrics") or {}).get(f"test_{ranking.monitor}")
         steps = f"{record.get('step', 0)}/{record['num_steps']}" if "num_steps" in record else ""
-        if row.status == "complete" and record.get("stopped"):
-            note = str(record["stopped"])
-        else:
-            note = row.error if row.status != "complete" else ""
-        note = f"the same as {row.same_as}" if row.same_as else " ".join(note.split())
+        note = f"the same as {row.same_as}" if row.same_as else " ".join(row.error.split())
         rows.append(
             [
                 str(rank) if row.value == row.value else "-",

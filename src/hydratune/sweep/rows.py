@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.record.run import read_record
+from hydratune.record.run import is_claimed, read_record
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
 # What is read of a run.json, as far as it is there
 KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "status": str, "monitor": str, "error": str, "stopped": str, "metrics": dict, "history": list, "step": int,
-    "num_steps": int, "val_samples": int, "seconds": (int, float),
+    "status": str, "monitor": str, "error": str, "test_error": str, "stopped": str, "metrics": dict, "history": list,
+    "step": int, "num_steps": int, "val_samples": int, "seconds": (int, float),
 }  # fmt: skip
 
 
@@ -39,6 +38,10 @@ class Row:
 
     @property
     def error(self) -> str:
+        """What became of it that was not meant; of a complete one, what became of its test."""
+        if self.status == "complete":
+            failed = self.record.get("test_error")
+            return str(self.record.get("stopped") or (f"its test failed: {failed}" if failed else ""))
         return str(self.record.get("error") or self.record.get("stopped") or "")
 
 
@@ -73,7 +76,7 @@ def _row(home: Path, job: Mapping[str, Any]) -> Row:
     except (ValueError, TypeError, OSError, RecursionError) as error:
         return row("unreadable", math.nan, {"error": f"run.json is damaged ({error})"})
     status = record.get("status") or ("failed" if job.get("error") else "waiting")
-    if status == "running" and not _claimed(home):
+    if status == "running" and not is_claimed(home):
         status = "interrupted"
     value = (record.get("metrics") or {}).get(f"val_{record.get('monitor', '')}")
     if value is None:
@@ -96,14 +99,3 @@ def _sound(home: Path) -> dict[str, Any]:
         raise ValueError(f"a value is a {type(wrong[0]).__name__}")
     json.dumps(record, ensure_ascii=False).encode()  # what is told of it can be written
     return record
-
-
-def _claimed(directory: Path) -> bool:
-    try:
-        with open(directory / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

@@ -27,7 +27,7 @@ from hydratune.secrets import hidden
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
     """mode: train, pretrain (what the first one asks for), probe (the precision that the first one would choose),
-    survey (what each would cost), or soup:how:directory.
+    survey (what each would cost), check (the first one's data, test split included), or soup:how:directory.
     """
     signals.listen(impatient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
@@ -57,6 +57,8 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
         from hydratune.sweep.survey import probe
 
         _send(connection, precision=probe(next(iter(unit))))
+    elif mode == "check":
+        _check(next(iter(unit)), connection)
     elif mode.startswith("soup:"):
         from hydratune.sweep.soup import cook
 
@@ -78,6 +80,16 @@ def _pretrain(job: Job, connection: Connection) -> None:
 
     try:
         pretrained(job, Telling(connection))
+    except (Exception, SystemExit) as error:
+        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+        _send(connection, failed=said(error))
+
+
+def _check(job: Job, connection: Connection) -> None:
+    from hydratune.job import data_of
+
+    try:
+        data_of(job).check(test=True)
     except (Exception, SystemExit) as error:
         print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
         _send(connection, failed=said(error))
