@@ -20,6 +20,7 @@ from hydratune.origin import _finished_run
 from hydratune.record import checkpoint
 from hydratune.record.progress import Screen
 from tests.conftest import TINY, hydratune, make_job
+from tests.faults.harness import PATIENCE, wait_until
 from tests.test_config import options
 
 Runner = Callable[..., Any]
@@ -165,10 +166,7 @@ def test_kill_and_resume_ends_where_an_unbroken_run_does(tmp_path: Path) -> None
     ]  # fmt: skip
     assert hydratune(*arguments, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
     process = start(*arguments, "hydra.run.dir=broken", cwd=tmp_path)
-    deadline = time.time() + 60
-    while not checkpoint.steps(tmp_path / "broken" / "checkpoints") and time.time() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
+    wait_until(lambda: len(checkpoint.steps(tmp_path / "broken" / "checkpoints")) > 0 or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert checkpoint.steps(tmp_path / "broken" / "checkpoints")
@@ -203,11 +201,7 @@ def test_a_directory_that_holds_a_run_is_not_written_over(run: Runner, tmp_path:
 
 def test_an_interrupted_pretraining_is_gone_on_with_and_can_be_resumed_alone(tmp_path: Path) -> None:
     process = start("stage=finetune", *SMALL, "pretrain.epochs=200", cwd=tmp_path)
-    deadline = time.time() + 60
-    while time.time() < deadline and not list(
-        tmp_path.glob("outputs/pretrain/auto-*/checkpoints/step-*/manifest.json")
-    ):
-        time.sleep(0.05)
+    wait_until(lambda: list(tmp_path.glob("outputs/pretrain/auto-*/checkpoints/step-*/manifest.json")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (home,) = tmp_path.glob("outputs/pretrain/auto-*")
@@ -232,7 +226,7 @@ def test_the_newest_pretrainings_of_a_model_are_offered(tmp_path: Path, capsys: 
 
 def test_parallel_jobs_pretrain_once(tmp_path: Path) -> None:
     processes = [start("stage=finetune", f"seed={i}", *SMALL, cwd=tmp_path) for i in range(3)]
-    printed = [p.communicate(timeout=120)[0] for p in processes]
+    printed = [p.communicate(timeout=PATIENCE)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0, 0], printed
     assert len(list(tmp_path.glob("outputs/pretrain/*/run.json"))) == 1
     assert len(list(tmp_path.glob("outputs/finetune/*/run.json"))) == 3
@@ -369,12 +363,12 @@ def free_port() -> int:
 def ask(port: int, path: str, body: dict[str, Any] | None = None) -> Any:
     """TensorBoard's data API, once it is up and has read its runs."""
     url = f"http://127.0.0.1:{port}/data/{path}"
-    deadline = time.time() + 60
+    deadline = time.time() + PATIENCE
     while True:
         try:
             data = None if body is None else json.dumps(body).encode()
             request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 content = json.load(answer)
             if content and content != {"hparamInfos": []}:
                 return content

@@ -122,13 +122,13 @@ def test_a_pretraining_that_chose_what_is_pinned_now_is_taken(tmp_path: Path) ->
     job = [o for o in TINY if "layout" not in o] + ["stage=finetune", "model=resnet20", "steps=1", "pretrain.steps=2"]
     first = hydratune(*job, "hydra.run.dir=a", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    (made,) = tmp_path.glob("outputs/pretrain/*")
+    (made,) = (p.parent for p in tmp_path.glob("outputs/pretrain/*/run.json"))
     chosen = record(made)["runtime"]["repeat"].split()[1].replace("runtime.", "pretrain.runtime.")
     again = hydratune(*job, chosen, "hydra.run.dir=b", cwd=tmp_path)
-    assert again.returncode == 0 and len(list(tmp_path.glob("outputs/pretrain/*"))) == 1, again.stdout
+    assert again.returncode == 0 and len(list(tmp_path.glob("outputs/pretrain/*/run.json"))) == 1, again.stdout
     other = "channels_last" if chosen.endswith("contiguous") else "contiguous"
     third = hydratune(*job, f"pretrain.runtime.layout={other}", "hydra.run.dir=c", cwd=tmp_path)
-    assert third.returncode == 0 and len(list(tmp_path.glob("outputs/pretrain/*"))) == 2, third.stdout
+    assert third.returncode == 0 and len(list(tmp_path.glob("outputs/pretrain/*/run.json"))) == 2, third.stdout
 
 
 def test_a_probe_on_a_busy_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from hydratune.record import checkpoint
 from tests.conftest import TINY, hydratune
-from tests.faults.harness import wait_until
+from tests.faults.harness import allowed, wait_until
 from tests.tiny import same
 
 FAST = [*TINY, "stage=pretrain", "model=mlp", "epochs=2", "runtime.threads=1"]
@@ -187,7 +187,7 @@ def test_interrupt_stops_all_within_seconds(tmp_path: Path) -> None:
         wait_until(lambda: list(saved.glob("*/checkpoints/step-*/manifest.json")) or process.poll() is not None)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=allowed(10))
     finally:
         process.kill()  # nothing that trains for ever is left behind by a test that fails
     assert process.returncode == 130 and "interrupted" in errors

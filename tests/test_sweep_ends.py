@@ -140,4 +140,4 @@ def test_the_winners_row_has_a_command_for_the_same_bits(tmp_path: Path) -> None
         alone = hydratune(*words[1:], f"hydra.run.dir={home}", "test=false", cwd=tmp_path)
         assert alone.returncode == 0, alone.stderr
         assert record(tmp_path / home)["checkpoint"] == known["checkpoint"]
-    assert len(list(tmp_path.glob("outputs/pretrain/*"))) == 1
+    assert len(list(tmp_path.glob("outputs/pretrain/*/run.json"))) == 1

@@ -19,6 +19,7 @@ import torch
 from hydratune.record import checkpoint
 
 HERE = Path(__file__).parent
+PATIENCE = 900.0  # seconds; that something hangs, and not that the machine is busy
 NET = [
     "trust=[faultnet]", "model._target_=faultnet.Net", "dataset.train=120", "dataset.val=60", "dataset.test=60",
     "batch_size=20", "runtime.precision=fp32", "runtime.layout=contiguous", "runtime.threads=1", "stage=pretrain",
@@ -37,7 +38,7 @@ def command(*arguments: str, world: int = 1) -> list[str]:
 
 
 def run(
-    *arguments: str, cwd: Path, world: int = 1, timeout: float = 900, **env: str
+    *arguments: str, cwd: Path, world: int = 1, timeout: float = PATIENCE, **env: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments, world=world), cwd=cwd, capture_output=True, text=True, timeout=timeout,
@@ -67,7 +68,12 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 900) -> None:
+def allowed(seconds: float) -> float:
+    """What a machine that does nothing else may take, as much longer as this one has to do."""
+    return seconds * max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """seconds: after which it hangs, however busy the machine is."""
     deadline = time.monotonic() + seconds
     while not condition():

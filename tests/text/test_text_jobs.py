@@ -215,7 +215,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
         "steps=8", "runtime.precision=fp32",
     ]  # fmt: skip
     grid = ["optimizer.lr=1e-3,3e-3", "freeze=head_only,last_groups,gradual,lora,none"]
-    done = hydratune("-m", *base, *grid, "hydra.sweep.dir=s", "sweep.jobs=1", cwd=tmp_path, timeout=280)
+    done = hydratune("-m", *base, *grid, "hydra.sweep.dir=s", "sweep.jobs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     records = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("s/*/run.json")}
     assert len(records) == 10 and all(r["status"] == "complete" for r in records.values())
@@ -223,8 +223,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     for wanted in ("freeze=last_groups,optimizer.lr=0.001", "freeze=lora,optimizer.lr=0.003"):
         name = next(n for n in records if n.startswith(wanted))
         alone = hydratune(*base, *wanted.split(","), "name=alone_" + str(len(name)), f"hydra.run.dir=alone/{len(name)}",
-                          f"runtime.threads={records[name]['runtime']['threads']}", "test=false", cwd=tmp_path,
-                          timeout=120)  # fmt: skip
+                          f"runtime.threads={records[name]['runtime']['threads']}", "test=false", cwd=tmp_path)  # fmt: skip
         assert alone.returncode == 0, alone.stdout + alone.stderr
         one, other = (
             checkpoint.load(next(d.glob("checkpoints/step-00000008"))).model
