@@ -159,7 +159,7 @@ def _refuse_dark(image: Image.Image, white: float | None) -> None:
         raise Unscaled(f"has colours of 16 bits, of which the high byte is read: no dataset.white={white:g} suits them")
     extrema: Any = image.getextrema()
     high = max(most for _, most in extrema)
-    if white is None and 0 < high < DARK >> 8:
+    if white is None and 0 < high < (DARK >> 8) + (image.format == "PPM"):  # of which it is rounded
         raise Unscaled(
             f"has colours that stay below {(high + 1) << 8} of {FULL}, of which the high byte is read; save it with 8 "
             f"bits, or with values up to {FULL}; dataset.white={FULL} says that it is really so dark"
