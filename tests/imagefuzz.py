@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -73,6 +74,17 @@ def damaged(content: bytes, dice: random.Random) -> bytes:
             data[at : at + 8] = dice.choice((b"\0" * 8, b"\xff" * 8, b" -9 1e9 ", b"99999999"))
         else:
             data[at:at] = data[at : at + dice.randint(1, 256)]
+    return _signed(bytes(data)) if dice.random() < 0.5 else bytes(data)
+
+
+def _signed(content: bytes) -> bytes:
+    """A PNG with sums that are right again, so that more than those is looked at."""
+    data, at = bytearray(content), 8
+    while content.startswith(b"\x89PNG") and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 <= len(data):
+            data[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
     return bytes(data)
 
 

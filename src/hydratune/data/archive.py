@@ -71,6 +71,8 @@ def _from_tar(path: Path, target: Path) -> Iterator[int]:
             _refuse(path, member.name, not (member.isfile() or member.isdir()))
             yield member.size
             archive.extract(member, target, set_attrs=False, filter="data")
+        while archive.fileobj is not None and (rest := archive.fileobj.read(SMALL >> 8)):
+            yield len(rest)  # to the end, where the sum of what was unpacked is compared
 
 
 def _from_zip(path: Path, target: Path) -> Iterator[int]:

@@ -52,8 +52,8 @@ class ImageFolder(FileImages):
         root = _within(unpacked(self.root, cache_home() / "archives")) if is_archive(self.root) else self.root
         layout = layout_of(root)
         parts = {part: _numbered(images) for part, images in layout.parts.items()}
-        why = "are left alone, as they are hidden, are called like no image, or lie in no class"
-        told = f"{len(layout.others):,} files or folders {why}: {listed(layout.others)}"
+        count = "1 file or folder is" if len(layout.others) == 1 else f"{len(layout.others):,} files or folders are"
+        told = f"{count} left alone: hidden, called like no image, or in no class ({listed(layout.others)})"
         return Found(parts, layout.classes, [told] if layout.others else [])
 
 

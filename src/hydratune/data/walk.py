@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydratune.data.parts import is_hidden
+from hydratune.data.parts import is_hidden, part_called
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".webp", ".tif", ".tiff", ".gif",
@@ -58,7 +58,7 @@ def walk(root: Path) -> Folder:
         if place:
             # A link may lead to where it lies, and two of one class to the same folder
             identity = _identity(os.path.join(root, place))
-            once = ("/".join(place.split("/")[:2]), identity)
+            once = (_class_of(place), identity)
             if identity in above or once in seen:
                 found.others.append(f"{place} (seen already)")
                 continue
@@ -68,6 +68,11 @@ def walk(root: Path) -> Folder:
         stack += [(path, above) for path in reversed(_entries(root, place, found.others))]
     _refuse_undecoded(root, [*found.folders, *found.images])
     return found
+
+
+def _class_of(place: str) -> str:
+    first, second, *_ = f"{place}/".split("/")
+    return f"{first}/{second}" if part_called(first) else first
 
 
 def _identity(folder: str) -> Identity:
