@@ -10,7 +10,7 @@ import torch
 
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import carve
-from hydratune.data.file_images import FileSplit
+from hydratune.data.file_split import FileSplit
 from hydratune.data.folder import ImageFolder
 from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.data.images import TorchvisionImages

@@ -256,6 +256,7 @@ def test_pictures_of_trains_are_a_class(tmp_path: Path) -> None:
     ("folders", "said"),
     [
         (["train", "test"], "test, train hold images, but no folders of them"),
+        (["train", "trainannot", "test", "testannot"], "test, train hold images, but no folders of them"),
         (["train/a", "train/b", "Train/a", "Train/b"], "Train and train both mean train"),
         (["train/a", "train/b", "val/a", "dev/a"], "dev and val both mean val"),
         (["train/a", "train/b", "extra"], "extra lies beside train; it should hold"),
@@ -267,6 +268,7 @@ def test_pictures_of_trains_are_a_class(tmp_path: Path) -> None:
         (["a/train", "a/test", "b/train", "b/test"], "a holds test, train; classes lie in parts"),
         (["photos"], "has the one class photos; there is nothing to tell apart"),
         (["photos/cat", "photos/dog"], "has the one class photos; .*dataset.root=.*/photos would take"),
+        (["photos/train/a", "photos/test/a"], "has the one class photos; .*dataset.root=.*/photos would take"),
         (["train/a", "test/a"], "train has the one class a"),
         ([], "found no images; it should hold a folder of images per class"),
     ],
@@ -478,17 +480,19 @@ def test_no_test_split_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory_mb", [64, 0])
-def test_a_test_split_that_cannot_be_read_is_found_before_training(memory_mb: int, tmp_path: Path) -> None:
-    pictures(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
-    (tmp_path / "test" / "dog" / "1.bmp").write_bytes(b"nothing")
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_split_that_cannot_be_read_is_found_before_training(part: str, memory_mb: int, tmp_path: Path) -> None:
+    pictures(tmp_path, *(f"{own}/{name}" for own in ("train", "val", "test") for name in ("cat", "dog")))
+    (tmp_path / part / "dog" / "1.bmp").write_bytes(b"nothing")
     data = folder(tmp_path, memory_mb=memory_mb)
-    data.check(False)
-    with pytest.raises(ValueError, match=r"test/dog/1\.bmp is not a readable image"):
+    if part == "test":
+        data.check(False)
+    with pytest.raises(ValueError, match=rf"{part}/dog/1\.bmp is not a readable image"):
         data.check(True)
 
 
 def test_a_test_split_of_nothing_is_found_before_training(tmp_path: Path) -> None:
-    data = folder(pictures(tmp_path, "cat", "dog", count=1))
+    data = folder(pictures(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog", count=1))
     with pytest.raises(ValueError, match="the test split is empty"):
         data.check(True)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from hydratune import signals
 from hydratune.data.augment import Augment
-from hydratune.data.file_images import FileSplit
+from hydratune.data.file_split import FileSplit
 from hydratune.data.image_stream import ImageStream
 from hydratune.data.stream import Stream
 from hydratune.freeze.strategies import Nothing

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hydratune.data.augment import Augment
-from hydratune.data.file_images import FileSplit
+from hydratune.data.file_split import FileSplit
 from hydratune.data.folder import ImageFolder
 from hydratune.data.image_dataset import ImageDataset
 from hydratune.data.image_stream import ImageStream, MemorySplit

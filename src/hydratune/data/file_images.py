@@ -6,8 +6,7 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import carve, check_share, completed
 from hydratune.data.duplicates import check_option, duplicates
+from hydratune.data.file_split import FileSplit, threads
 from hydratune.data.hashes import hashes
 from hydratune.data.image_dataset import ImageDataset, check_statistics, pixel_statistics
 from hydratune.data.image_stream import Split
@@ -70,47 +70,6 @@ class Shares:
             check_share("test_share", self.test_share)
 
 
-def _threads(workers: int) -> ThreadPoolExecutor:
-    """PIL loads its formats at first use, which several threads must not do at once."""
-    from PIL import Image
-
-    Image.init()
-    return ThreadPoolExecutor(max(workers, 1))
-
-
-class FileSplit:
-    """Image files decoded when they are read, by a few threads (PIL decodes outside the interpreter lock)."""
-
-    def __init__(
-        self, paths: Sequence[Path], labels: Tensor, size: int, workers: int, white: float | None = None, told: str = ""
-    ) -> None:
-        self.paths, self.labels, self.size, self.workers = list(paths), labels, size, workers
-        self.white, self.told = white, told
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, ids: Tensor) -> Tensor:
-        return next(self.read_ahead([ids]))
-
-    def read_ahead(self, batches: Sequence[Tensor], ahead: int = 2) -> Iterator[Tensor]:
-        """Batches in the order asked for, `ahead` of them being decoded while one is used."""
-        from hydratune.data.decode import decode
-
-        with _threads(self.workers) as pool:
-            waiting = []
-            for batch in batches:
-                waiting.append([pool.submit(decode, self.paths[i], self.size, self.white) for i in batch.tolist()])
-                if len(waiting) > ahead:
-                    yield self._stacked(waiting.pop(0))
-            for futures in waiting:
-                yield self._stacked(futures)
-
-    def _stacked(self, futures: Sequence[Future[Tensor]]) -> Tensor:
-        images = [f.result() for f in futures]
-        return torch.stack(images) if images else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-
-
 class FileImages(ImageDataset):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
@@ -151,26 +110,26 @@ class FileImages(ImageDataset):
         return hashlib.sha256(json.dumps([list(self._indexed.classes), every]).encode()).hexdigest()
 
     def check(self, test: bool) -> Sequence[str]:
-        """Besides what lies beside the images, what is there twice. The test split is decoded where it fits."""
+        """What is left alone, and what is there twice. What is measured on is decoded where it fits, else looked at."""
         for path, digest in self._digests.items() if not self.skip_broken else ():
             if not digest:
                 raise ValueError(f"dataset: {path} is not a readable image (it is no file, or may not be read)")
-        if test:
-            self._check_test()
+        for name in ("val", "test") if test else ("val",):
+            self._check_readable(name)
         samples = {
             name: [(self._digests[path], label) for path, label in zip(paths, labels.tolist(), strict=True)]
             for name, (paths, labels) in self._files.items()
         }
         return [*self._indexed.told, *duplicates(samples, "images", self.duplicates)]
 
-    def _check_test(self) -> None:
+    def _check_readable(self, name: str) -> None:
         from hydratune.data.decode import check_header
 
-        paths, _ = self._part("test")
-        if self._fits("test"):
-            self.read("test")
+        paths, _ = self._part(name)
+        if self._fits(name):
+            self.read(name)
             return
-        with _threads(self.workers) as pool:
+        with threads(self.workers) as pool:
             for _ in pool.map(check_header, paths):
                 pass
 
@@ -203,7 +162,7 @@ class FileImages(ImageDataset):
         """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
         broken: list[str] = []
         result = {}
-        with _threads(self.workers) as pool:
+        with threads(self.workers) as pool:
             for name, (paths, labels) in parts.items():
                 said = list(pool.map(self._fault, paths))
                 kept = [i for i, fault in enumerate(said) if fault is None]

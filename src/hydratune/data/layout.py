@@ -38,9 +38,10 @@ def layout_of(root: Path) -> Layout:
     parts = [name for name in holding if part_called(name) and len(folders[name].loose) < len(folders[name].images)]
     if parts:
         return _of_parts(whole, folders, parts)
-    if all(part_called(name) for name in holding):
-        raise ValueError(f"dataset.root={root}: {listed(holding)} hold images, but no folders of them; {SHOULD}")
-    for name in holding:
+    flat = [name for name in holding if part_called(name)]
+    if len(flat) == len(holding) or len({part_called(name) for name in flat}) > 1:
+        raise ValueError(f"dataset.root={root}: {listed(flat)} hold images, but no folders of them; {SHOULD}")
+    for name in holding if len(holding) > 1 else ():
         _refuse_parts_within(folders[name])
     classes = _classes(whole, folders)
     return Layout({"train": _images(folders, classes)}, classes, sorted([*whole.others, *whole.loose]))
