@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,14 @@ def test_an_index_that_is_damaged_only_costs_time(damage: str, tmp_path: Path, c
         shutil.rmtree(cache)
         cache.write_text("no folder")
     assert folder(root).files() == before == folder(root).files()
+
+
+def test_several_may_hash_the_same_files_at_once(tmp_path: Path, cache: Path) -> None:
+    root = pictures(tmp_path / "a", "cat", "dog", count=40)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: folder(root).files(), range(32)))
+    assert len(found) == 1
+    assert not [path for path in (cache / "hashes").iterdir() if path.suffix]  # nothing half written is left
 
 
 def test_what_is_gone_is_forgotten(tmp_path: Path, cache: Path) -> None:

@@ -95,7 +95,7 @@ def _why(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and path.is_symlink():
         return "it is a link that leads nowhere"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(FORMATS)} by its contents"
+        return f"PIL reads it as none of {', '.join(FORMATS)}"
     said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
     plain = isinstance(error, OSError | SyntaxError | ValueError) and said
     return said if plain else f"{type(error).__name__} {said}".strip()

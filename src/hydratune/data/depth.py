@@ -64,8 +64,8 @@ def raw_mode(file: Any) -> str:
 def _of_ppm(file: Any) -> Depth:
     if file.mode == "F":
         return Depth(32, unit=file.info.get("scale", 1.0))
-    arguments = file.tile[0][3]
-    largest = arguments[1] if isinstance(arguments, tuple) else FULL if arguments == "I;16B" else 255
+    decoder, _, _, arguments = file.tile[0]
+    largest = arguments[-1] if decoder != "raw" else FULL if raw_mode(file) == "I;16B" else 255
     if largest == FULL:  # which any writer of 16 bits puts there, whatever they hold
         return Depth(16)
     return Depth(16, unit=largest / FULL, white=largest) if file.mode == "I" else Depth()
