@@ -221,6 +221,25 @@ def test_files_of_torchvision_are_known_by_their_contents(tmp_path: Path) -> Non
     assert torchvision(a).read("train")[0].unique().tolist() == [3]
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("cifar10", "cifar-10-batches-py/data_batch_3"),
+        ("cifar100", "cifar-100-python/test"),
+        ("svhn", "train_32x32.mat"),
+    ],
+)
+def test_every_file_of_torchvision_counts(name: str, file: str, tmp_path: Path) -> None:
+    digests = set()
+    for content in (None, b"a", b"b"):
+        if content is not None:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_bytes(content)
+        options = {"mean": [0.5] * 3, "std": [0.2] * 3, "download": False}
+        digests.add(TorchvisionImages(Classification(), Augment(), name, str(tmp_path), **options).files())  # type: ignore[arg-type]
+    assert len(digests) == 3
+
+
 def test_files_of_torchvision_that_are_absent_or_odd_are_found_before_training(tmp_path: Path) -> None:
     root = mnist(tmp_path / "a", 1, test=False)
     data = torchvision(root)
