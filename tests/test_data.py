@@ -10,7 +10,8 @@ import torch
 
 from hydratune.data.augment import Augment
 from hydratune.data.dataset import carve
-from hydratune.data.folder import FileSplit, ImageFolder
+from hydratune.data.file_split import FileSplit
+from hydratune.data.folder import ImageFolder
 from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.data.images import TorchvisionImages
 from hydratune.data.shapes import SHIFTS, Shapes
@@ -279,7 +280,7 @@ def test_decoding_as_needed_gives_what_memory_gives(photos: Path) -> None:
 
 @pytest.mark.scenario(12)
 def test_workers_do_not_change_the_order(photos: Path) -> None:
-    paths, labels = folder(photos)._files()["train"]
+    paths, labels = folder(photos)._files["train"]
     ids = list(torch.arange(8).flip(0).split(3))
     one, four = (list(FileSplit(paths, labels, 8, w).read_ahead(ids)) for w in (1, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))

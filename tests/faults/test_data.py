@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from hydratune.data.augment import Augment
-from hydratune.data.folder import FileSplit, ImageFolder
+from hydratune.data.file_split import FileSplit
+from hydratune.data.folder import ImageFolder
 from hydratune.data.image_dataset import ImageDataset
 from hydratune.data.image_stream import ImageStream, MemorySplit
 from hydratune.tasks.classification import Classification
@@ -54,7 +55,7 @@ def test_samples_and_epochs_have_noise_of_their_own() -> None:
 
 @pytest.mark.scenario(12)
 def test_another_number_of_workers_goes_on_bitwise(photos: Path) -> None:
-    paths, labels = folder(photos)._files()["train"]
+    paths, labels = folder(photos)._files["train"]
     augment = Augment(flip=True, crop_padding=1)
 
     def batches(workers: int, first: int) -> list[Tensor]:

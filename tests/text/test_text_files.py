@@ -43,6 +43,7 @@ def rows_of(path: Path, content: str, **more: Any) -> list[Any]:
         ("Train/a.csv", "DEV/a.csv", "Test/b.csv"),
         ("train_a.csv", "val.csv", "test.csv"),
         ("training.csv", "dev.csv", "testing.csv"),
+        ("Training/a.csv", "Validation/b.csv", "Testing/c.csv"),
     ],
 )
 def test_parts_are_found_however_they_are_called(names: tuple[str, ...], tmp_path: Path) -> None:
@@ -73,6 +74,23 @@ def test_parts_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     assert parts_of(tmp_path, ENDINGS).left_alone == (tmp_path / "reviews.csv",)
     said = table(tmp_path).keep(tmp_path / "tokenizer")
     assert said.endswith("left alone, as they are called neither train, val nor test: reviews.csv")
+
+
+def test_folders_called_training_and_testing_are_parts_beside_other_files(tmp_path: Path) -> None:
+    for name in ("Training/a.csv", "Testing/b.csv", "notes.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    train, test, notes = (tmp_path / name for name in ("Training/a.csv", "Testing/b.csv", "notes.csv"))
+    assert parts_of(tmp_path, ENDINGS) == Parts({"train": [train], "test": [test]}, (notes,))
+
+
+@pytest.mark.parametrize("names", [("train/a.csv", "Training/b.csv"), ("train.csv", "val.csv", "dev.csv")])
+def test_two_names_for_one_part_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ValueError, match=r"both mean (train|val)"):
+        parts_of(tmp_path, ENDINGS)
 
 
 # ---- tables

@@ -223,7 +223,8 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     for wanted in ("freeze=last_groups,optimizer.lr=0.001", "freeze=lora,optimizer.lr=0.003"):
         name = next(n for n in records if n.startswith(wanted))
         alone = hydratune(*base, *wanted.split(","), "name=alone_" + str(len(name)), f"hydra.run.dir=alone/{len(name)}",
-                          f"runtime.threads={records[name]['runtime']['threads']}", "test=false", cwd=tmp_path)  # fmt: skip
+                          f"runtime.threads={records[name]['runtime']['threads']}", "test=false",
+                          cwd=tmp_path)  # fmt: skip
         assert alone.returncode == 0, alone.stdout + alone.stderr
         one, other = (
             checkpoint.load(next(d.glob("checkpoints/step-00000008"))).model

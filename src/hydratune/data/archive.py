@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from hydratune.data.hashes import hashed
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 MEMBERS = 2_000_000
 SMALL = 2**28  # bytes that any archive may hold
 RATIO = 50  # times its own size, which any may hold too: images hardly shrink
+# What readers raise; RuntimeError where a zip is encrypted or packed in a way of its own
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -23,10 +38,12 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(path: Path, home: Path) -> Path:
-    """The folder of its contents under `home`, made the first time. Raises ValueError for what should not be opened."""
-    seen = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns}".encode()).hexdigest()[:16]
-    final = home / f"{path.name.split('.')[0]}-{key}"
+    """The folder of its contents under `home`, made the first time that these contents are seen.
+
+    Raises ValueError for what should not be opened.
+    """
+    size_of_all = path.stat().st_size
+    final = home / f"{path.name.split('.')[0]}-{hashed(path)[:16]}"
     if final.is_dir():
         return final
     home.mkdir(parents=True, exist_ok=True)
@@ -36,10 +53,10 @@ def unpacked(path: Path, home: Path) -> Path:
         count = total = 0
         for size in members:
             count, total = count + 1, total + size
-            if count > MEMBERS or total > max(SMALL, RATIO * seen.st_size):
+            if count > MEMBERS or total > max(SMALL, RATIO * size_of_all):
                 raise ValueError(f"{path}: holds more than an archive of its size should ({count} files, {total} B)")
         os.rename(partial, final)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except DAMAGED as error:
         if not final.is_dir():  # else another process was quicker
             raise ValueError(f"{path}: cannot be unpacked ({error})") from None
     finally:
@@ -54,6 +71,8 @@ def _from_tar(path: Path, target: Path) -> Iterator[int]:
             _refuse(path, member.name, not (member.isfile() or member.isdir()))
             yield member.size
             archive.extract(member, target, set_attrs=False, filter="data")
+        while archive.fileobj is not None and (rest := archive.fileobj.read(SMALL >> 8)):
+            yield len(rest)  # to the end, where the sum of what was unpacked is compared
 
 
 def _from_zip(path: Path, target: Path) -> Iterator[int]:

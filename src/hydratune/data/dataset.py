@@ -90,10 +90,13 @@ def carve(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 def completed(
     parts: Mapping[str, P], val_share: float, test_share: float, divided: Callable[[P, float, str], tuple[P, P]]
 ) -> dict[str, P]:
-    """Every split; what the source has not is divided off train: (train, share, split) -> (what is left, the split)."""
+    """Every split; what the source has not is divided off train: (train, share, split) -> (what is left, the split).
+
+    A share of 0 divides none.
+    """
     result = dict(parts)
     for name, share in (("test", test_share), ("val", val_share)):
-        if name not in result:
+        if name not in result and share:
             result["train"], result[name] = divided(result["train"], share, name)
     return result
 

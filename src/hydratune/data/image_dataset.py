@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from hydratune.data.dataset import Dataset
 from hydratune.data.image_stream import ImageStream, MemorySplit, Split
 from hydratune.record import pictures
 from hydratune.types import Batch, Body, DataSpec, Features, Task
+
+LISTED = 12  # classes whose names are told
 
 
 class ImageDataset(Dataset):
@@ -33,9 +36,19 @@ class ImageDataset(Dataset):
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         """(images [N, C, H, W] uint8, labels [N]) of "train", "val" or "test"."""
 
+    def whence(self, name: str) -> str:
+        """How a split came to be, where that is worth a word."""
+        return ""
+
     def split(self, name: str) -> Split:
         """Raises ValueError for an empty split or a label outside the spec."""
-        return MemorySplit(*checked(*self.read(name), name, self.spec()))
+        return MemorySplit(*checked(*self.read(name), name, self.spec()), self.whence(name))
+
+    def remark(self, split: Split) -> str:
+        """How many images there are of each class."""
+        told = getattr(split, "told", "")
+        counts = split.labels.bincount(minlength=self.spec().num_classes).tolist()
+        return f"{f'{told}: ' if told else ''}{_images(len(split))}; {_by_class(self.spec().class_names, counts)}"
 
     def supplied(self) -> Mapping[str, Any]:
         return {"input_shape": self.spec().input_shape}
@@ -59,9 +72,31 @@ class ImageDataset(Dataset):
         return {"batch": pictures.grid(pictures.visible(batch.inputs[:32], spec.mean, spec.std))}
 
 
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _by_class(names: Sequence[str], counts: Sequence[int]) -> str:
+    if len(names) <= LISTED:
+        return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+    return f"{len(names)} classes of {min(counts):,} to {_images(max(counts))}"
+
+
+def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """Raises ValueError where they cannot be those of pixels of so many channels; None is measured."""
+    for key, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if len(values) != channels:
+            raise ValueError(f"dataset.{key}={list(values)}: {len(values)} numbers for images of {channels} channels")
+        if not all(math.isfinite(value) and (value > 0 or key == "mean") for value in values):
+            raise ValueError(f"dataset.{key}={list(values)}: finite numbers{' above 0' if key == 'std' else ''}")
+
+
 def checked(images: Tensor, labels: Tensor, name: str, spec: DataSpec) -> tuple[Tensor, Tensor]:
     if not len(labels):
         raise ValueError(f"dataset: the {name} split is empty")
+    check_statistics(spec.mean, spec.std, spec.input_shape[0])
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= spec.num_classes:
         raise ValueError(

@@ -27,11 +27,11 @@ class Split(Protocol):
 
 
 class MemorySplit:
-    """Images as one uint8 tensor [N, C, H, W]."""
+    """Images as one uint8 tensor [N, C, H, W]. told: how the split came to be."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, told: str = "") -> None:
         assert images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(labels)
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.told = images, labels, told
 
     def __len__(self) -> int:
         return len(self.labels)

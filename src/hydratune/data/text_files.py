@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ALIASES = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-MORE = {"training": "train", "testing": "test"}  # in a name with other words
+from hydratune.data.parts import is_hidden, part_called, part_named, refuse_twice
+
+SUBJECTS = ("training", "testing")  # what one file of text beside others may be about
 BYTE_ORDER = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 MARK = b"\xef\xbb\xbf"  # of UTF-8, at the beginning of a file
 
@@ -71,17 +72,6 @@ def digest_of(parts: Iterable[str]) -> str:
 # ---- which files are train, val and test
 
 
-def part_named(name: str) -> str | None:
-    """train, val or test, where a name says so at its beginning or its end: validation_matched, wiki.train, DEV."""
-    words = [word for word in re.split(r"[-_. ]+", name.lower()) if word]
-    said = [_part_called(end) or MORE.get(end) for end in (*words[:1], *words[-1:])]
-    return next((part for part in said if part), None)
-
-
-def _part_called(name: str) -> str | None:
-    return next((part for part, names in ALIASES.items() if name.lower() in names), None)
-
-
 class Parts(NamedTuple):
     """Which files are train, val and test, and which are none of these."""
 
@@ -95,25 +85,33 @@ def parts_of(path: Path, endings: Sequence[str], labelled: bool = True) -> Parts
     Those that are called exactly train, val (dev) or test, or lie in folders that are; where no train is among them and
     every file's name begins or ends so, as of train-00000-of-00001 and wiki.train, these; else all of it is train.
 
-    Raises ValueError where some are called val or test and none train, unless it is text without labels: nobody can
-    tell chapters from parts then.
+    Raises ValueError where two names mean one part, and where some are called val or test and none train, unless it is
+    text without labels: nobody can tell chapters from parts then.
     """
     if path.is_file():
         return Parts({"train": [path]})
     if not path.is_dir():
         raise ValueError(f"dataset.path={path}: no such file or folder")
     every = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in endings]
-    every = [p for p in every if not any(n.startswith((".", "__MACOSX")) for n in p.relative_to(path).parts)]
+    every = [p for p in every if not any(is_hidden(name) for name in p.relative_to(path).parts)]
     if not every:
         raise ValueError(f"dataset.path={path}: holds no {' or '.join(endings)} files")
     exact: dict[str | None, list[Path]] = {}
     alike: dict[str | None, list[Path]] = {}
+    whole = set()
+    subject = True
     for file in every:
         *folders, _ = file.relative_to(path).parts
-        named = _part_called(folders[0]) if folders else _part_called(file.stem)
-        exact.setdefault(named, []).append(file)
-        alike.setdefault(named or part_named(folders[0] if folders else file.stem), []).append(file)
+        name = folders[0] if folders else file.stem
+        if part_called(name):
+            whole.add(name)
+            subject &= not folders and name.lower() in SUBJECTS
+        exact.setdefault(part_called(name), []).append(file)
+        alike.setdefault(part_named(name), []).append(file)
+    if len(whole) == 1 and subject and None in exact:
+        exact = {None: every}
     if "train" in exact:
+        refuse_twice(whole, f"dataset.path={path}")
         return Parts({part: files for part, files in exact.items() if part}, tuple(exact.get(None, ())))
     if "train" in alike and len(alike) > 1 and None not in alike:
         return Parts({part: files for part, files in alike.items() if part})
