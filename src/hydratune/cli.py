@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydratune import command, signals
 from hydratune.assemble import config_directory, from_environment, in_sweep, run_from_hydra
 from hydratune.guard import refuse_foreign_hydra
-from hydratune.overrides import safe_name
+from hydratune.overrides import flags_first, safe_name
 from hydratune.secrets import hidden
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
@@ -51,7 +51,7 @@ def main() -> None:
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
     signals.listen()
     with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
-        sys.argv[1:] = command.prepare(ARGUMENTS)
+        sys.argv[1:] = flags_first(command.prepare(ARGUMENTS))
         refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))
         try:
             _run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -18,6 +18,16 @@ def quoted(value: str) -> str:
         "inf",
     )
     return value if plain else "'" + value.replace("'", "\\'") + "'"
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same line, in the order that Hydra's parser wants: it takes overrides in one piece only."""
+    places = {"-cd", "--config-dir"}  # what follows is a path, whatever stands in it
+    overrides = {
+        i for i, a in enumerate(arguments)
+        if a[:1] != "-" and ("=" in a or a[:1] == "~") and arguments[max(i - 1, 0)] not in places
+    }  # fmt: skip
+    return [a for i, a in enumerate(arguments) if i not in overrides] + [arguments[i] for i in sorted(overrides)]
 
 
 def safe_name(name: str, longest: int = 120) -> str:
