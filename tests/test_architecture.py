@@ -35,6 +35,7 @@ FLOORS = [
     {"record"},
     {"optim", "runtime", "pretrained"},
     {"constructors"},
+    {"markup"},
     {"layer_groups", "randomness", "signals", "company", "secrets"},
     {"types"},
     {"__init__"},

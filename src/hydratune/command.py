@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exception
 
+from hydratune.markup import as_shown
 from hydratune.overrides import quoted, refuse_name
-from hydratune.secrets import hidden
 
 FULL = "HYDRA_FULL_ERROR"
 PATIENCE = 10.0  # seconds that a process waits for another one to say what is wrong
@@ -114,10 +114,10 @@ def readable_errors(
             if not leave:
                 raise
             # what an error of another one's code says may hold what is written nowhere
-            print(hidden("".join(format_exception(error))), end="", file=sys.stderr)
+            print(as_shown("".join(format_exception(error))), end="", file=sys.stderr)
             sys.exit(1)
         if not quiet:
-            print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
+            print(as_shown(f"{f'rank {rank()}: ' if rank() else ''}error: {text}"), file=sys.stderr)
         if not leave:
             raise
         if quiet:  # torchrun ends the others as soon as one has ended; let the one that says it come first

@@ -26,6 +26,7 @@ from hydratune.fingerprint import differences, fingerprint
 from hydratune.freeze import report
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.phases import checked, with_norms
+from hydratune.markup import as_shown
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
 from hydratune.optim import Recipe, Schedule
@@ -35,7 +36,6 @@ from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import claim, read_record
 from hydratune.runtime import Runtime
-from hydratune.secrets import hidden
 from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
 
 
@@ -210,5 +210,5 @@ def _resumable(job: Job) -> Path | None:
         os.close(claim(job.directory))  # what a live run has there may be gone before it is read
     newest, complaints = checkpoint.newest_valid(directory)
     for complaint in complaints:
-        print(hidden(f"warning: {complaint}; the one before it is used"))
+        print(as_shown(f"warning: {complaint}; the one before it is used"))
     return newest

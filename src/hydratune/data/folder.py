@@ -18,8 +18,8 @@ from hydratune.data.augment import Augment
 from hydratune.data.dataset import carve, check_share, completed
 from hydratune.data.image_dataset import ImageDataset, checked, pixel_statistics
 from hydratune.data.image_stream import MemorySplit, Split
+from hydratune.markup import as_shown
 from hydratune.record.features import cache_home
-from hydratune.secrets import hidden
 from hydratune.types import DataSpec, Task
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -174,7 +174,7 @@ class FileImages(ImageDataset):
                 broken += [fault for fault in said if fault is not None]
                 result[name] = ([paths[i] for i in kept], labels[kept])
         for fault in broken[:20]:
-            print(hidden(f"warning: left out: {fault}"))
+            print(as_shown(f"warning: left out: {fault}"))
         if len(broken) > self.skip_broken:
             raise ValueError(
                 f"dataset.skip_broken={self.skip_broken}: {len(broken)} files are no whole images. {broken[0]}"
