@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +16,7 @@ from hydratune import command, signals
 from hydratune.assemble import config_directory, from_environment, in_sweep, run_from_hydra
 from hydratune.guard import refuse_foreign_hydra
 from hydratune.overrides import flags_first, safe_name
-from hydratune.secrets import hidden
+from hydratune.secrets import HidingStream, hidden, hide_in_file
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
@@ -41,6 +42,7 @@ def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
     _hidden_in_logs()
     home = os.path.relpath(HydraConfig.get().runtime.output_dir)
+    hide_in_file(Path(home, str(HydraConfig.get().output_subdir), "hydra.yaml"))  # it holds the directory, resolved
     with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), run=home):
         return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
@@ -50,6 +52,7 @@ def main() -> None:
     atexit.register(lambda: command.leave() if ended else None)
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
     signals.listen()
+    sys.stdout, sys.stderr = HidingStream(sys.stdout), HidingStream(sys.stderr)
     with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
         sys.argv[1:] = flags_first(command.prepare(ARGUMENTS))
         refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))

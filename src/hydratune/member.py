@@ -36,6 +36,7 @@ from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import claim, read_record
 from hydratune.runtime import Runtime
+from hydratune.secrets import hidden_in
 from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
 
 
@@ -185,13 +186,14 @@ def load_origin(
     """Copy the origin's tensors in; its head only where it was made for the same classes, as far as that is known."""
     if origin.tensors is None:
         return None
-    other = {n for n in head if origin.classes is not None and list(origin.classes) != list(spec.class_names)}
+    theirs, own_classes = hidden_in([list(origin.classes or ()), list(spec.class_names)])  # as a checkpoint has them
+    other = {n for n in head if origin.classes is not None and theirs != own_classes}
     tensors = {n: t for n, t in origin.tensors.items() if n not in other}
     try:
         report = load_into(own, head, tensors, origin.said, share)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
-    same = sorted(origin.classes or ()) == sorted(spec.class_names)
+    same = sorted(theirs) == sorted(own_classes)
     hint = f"the same classes in another order; dataset.classes=[{','.join(origin.classes or ())}] takes it"
     reasons = dict.fromkeys(other & origin.tensors.keys(), f"made for {hint if same else 'other classes'}")
     return replace(report, skipped={**report.skipped, **reasons}, initialised={**report.initialised, **reasons})

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydratune.secrets import told_apart
+
 
 def quoted(value: str) -> str:
     """A word that the grammar reads back as itself."""
@@ -31,7 +33,11 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def safe_name(name: str, longest: int = 120) -> str:
-    """A directory name on every file system: other characters become `-`, and what is changed or cut gets a hash."""
+    """A directory name on every file system: other characters become `-`, and what is changed or cut gets a hash.
+
+    A value out of the environment is told apart in it, and not told.
+    """
+    name = told_apart(name)
     safe = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name)
     if safe == name and len(safe) <= longest:
         return safe

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from hydratune.secrets import hidden
+
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 MEMBERS = 2_000_000
 SMALL = 2**28  # bytes that any archive may hold
@@ -26,7 +28,7 @@ def unpacked(path: Path, home: Path) -> Path:
     """The folder of its contents under `home`, made the first time. Raises ValueError for what should not be opened."""
     seen = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns}".encode()).hexdigest()[:16]
-    final = home / f"{path.name.split('.')[0]}-{key}"
+    final = home / (f"{path.name.split('.')[0]}-{key}" if hidden(str(path)) == str(path) else key)
     if final.is_dir():
         return final
     home.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from hydratune.data.labelled_text import LabelledTexts, Text, columns_of, one_or
 from hydratune.data.text_files import cell, part_named
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.secrets import hidden
 from hydratune.types import Task
 
 
@@ -50,7 +51,7 @@ class HubTexts(LabelledTexts):
         try:
             found = datasets.load_dataset(self.name, self.subset)
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
+            said = " ".join(hidden(str(error)).split())[:200]
             raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({said})") from None
         rows: dict[str, list[Any]] = {}
         dropped: dict[str, int] = {}

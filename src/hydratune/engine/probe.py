@@ -23,6 +23,7 @@ from hydratune.randomness import derive_seed
 from hydratune.record.features import cache_home
 from hydratune.record.run import write_json
 from hydratune.runtime import Precision, Runtime
+from hydratune.secrets import hidden
 from hydratune.types import Batch, LayerGroup, Task
 
 GAIN = 0.95  # a candidate replaces the plain one where it takes at most this share of its time
@@ -58,7 +59,7 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
     seen = ", ".join(f"{c} {1000 * t:.1f} ms" for c, t in times.items())
     with contextlib.suppress(OSError):  # nowhere to remember it: probed again next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": model[:200]}})
+        write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": hidden(model)[:200]}})
     return chosen, f"probed ({seen})"
 
 

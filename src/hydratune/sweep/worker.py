@@ -23,6 +23,7 @@ from hydratune.assemble import Job, from_json
 from hydratune.markup import as_shown
 from hydratune.record.progress import LiveLine, Screen
 from hydratune.record.run import claim, read_record, write_json, write_text
+from hydratune.secrets import HidingStream
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
@@ -173,6 +174,7 @@ def _log_to(path: str) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable()
+    sys.stdout, sys.stderr = HidingStream(sys.stdout), HidingStream(sys.stderr)
 
 
 def _watch(connection: Connection) -> None:
