@@ -74,7 +74,9 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 def hydratune(
     *arguments: str, cwd: Path, timeout: float = PATIENCE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """The command in a process of its own. PYTHONPATH: before what is there, so that it is this checkout's command."""
+    if "PYTHONPATH" in environment:
+        environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     return subprocess.run(
         [sys.executable, "-m", "hydratune", *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},

@@ -37,6 +37,7 @@ FLOORS = [
     {"record"},
     {"optim", "runtime", "pretrained"},
     {"constructors"},
+    {"markup"},
     {"layer_groups", "randomness", "signals", "company", "secrets"},
     {"types"},
     {"__init__"},

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from hydratune import command, signals
 from hydratune.assemble import config_directory, from_environment, in_sweep, run_from_hydra
 from hydratune.guard import refuse_foreign_hydra
-from hydratune.overrides import safe_name
-from hydratune.secrets import hidden
+from hydratune.overrides import flags_first, safe_name
+from hydratune.secrets import HidingStream, hidden, hide_in_file
 
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
@@ -43,6 +44,7 @@ def _run(config: DictConfig) -> float:
     signals.listen()
     _hidden_in_logs()
     home = os.path.relpath(HydraConfig.get().runtime.output_dir)
+    hide_in_file(Path(home, str(HydraConfig.get().output_subdir), "hydra.yaml"))  # it holds the directory, resolved
     with command.readable_errors(ARGUMENTS, TRACEBACK, leave=not in_sweep(), run=home):
         return run_from_hydra(config, ARGUMENTS, command.trusted(ARGUMENTS))
 
@@ -52,8 +54,9 @@ def main() -> None:
     atexit.register(lambda: command.leave() if ended else None)
     os.environ[command.FULL] = "1"  # Hydra's own shortening of errors gives way to ours
     threading.excepthook = command.thread_failed
+    sys.stdout, sys.stderr = HidingStream(sys.stdout), HidingStream(sys.stderr)
     with command.readable_errors(ARGUMENTS, TRACEBACK, quiet=command.rank() > 0):
-        sys.argv[1:] = command.prepare(ARGUMENTS)
+        sys.argv[1:] = flags_first(command.prepare(ARGUMENTS))
         refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))
         try:
             _run()

@@ -16,8 +16,8 @@ from pathlib import Path
 from traceback import format_exception
 
 from hydratune.errors import disk_is_full, explain, unforeseen
-from hydratune.overrides import CONFIG_DIR, quoted, refuse_name
-from hydratune.secrets import hidden
+from hydratune.markup import as_shown
+from hydratune.overrides import is_config_dir, quoted, refuse_name
 
 FULL = "HYDRA_FULL_ERROR"
 PATIENCE = 10.0  # seconds that a process waits for another one to say what is wrong
@@ -39,13 +39,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     for typed in (a.partition("=")[2].strip("'\"") for a in arguments if re.match(r"\+{0,2}name=", a)):
         if "${" not in typed:  # said before Hydra makes the directory
             refuse_name(typed)
-    # Python's parser takes values in one piece: flags within them would end it
-    flags, arguments = _parted(arguments)
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
         # Nothing is trained, so no directory is made; of several processes the first one has it.
         dry = ("dry_run=true" in arguments and not multirun) or rank() > 0
-        return [*flags, *arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
+        return [*arguments, *(["hydra.run.dir=.", "hydra.output_subdir=null"] if dry else [])]
     directory = Path(found[-1]).expanduser()
     record = directory / ".hydra" / "overrides.yaml"
     if not record.is_file():
@@ -58,7 +56,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     read = [o for o in yaml.safe_load(record.read_text()) or [] if isinstance(o, str)]
     stored = [o for o in read if _harmless(o)]
     later = [a for a in arguments if not a.startswith("resume=")]
-    if not any(f.startswith(CONFIG_DIR) for f in flags) and (home := _config_dir_of(directory)):
+    if not any(map(is_config_dir, arguments)) and (home := _config_dir_of(directory)):
         raise ValueError(
             f"resume={directory}: this run was started with --config-dir={home}; type that too, as it is believed to "
             "nobody's record"
@@ -73,27 +71,14 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(--config-dir with its value, all else in its order)"""
-    flags: list[str] = []
-    others: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument in CONFIG_DIR:
-            flags += [argument, *[value for value in [next(left, None)] if value is not None]]
-        else:
-            (flags if argument.startswith("--config-dir=") else others).append(argument)
-    return flags, others
-
-
 def _config_dir_of(directory: Path) -> str | None:
     """What the command that began a run named, as its record says."""
     try:
         said = shlex.split(json.loads((directory / "run.json").read_text()).get("command") or "")
     except (OSError, ValueError, AttributeError):
         return None
-    flags, _ = _parted(said)
-    return flags[-1].removeprefix("--config-dir=") if flags else None
+    named = [a.partition("=")[2] or after for a, after in zip(said, [*said[1:], ""], strict=True) if is_config_dir(a)]
+    return named[-1] if named else None
 
 
 def _at_home(argument: str) -> str:
@@ -161,11 +146,11 @@ def readable_errors(
         if not leave and (traceback or text is None):
             raise
         if traceback:  # what an error of another one's code says may hold what is written nowhere
-            print(hidden("".join(format_exception(error))), end="", file=sys.stderr)
+            print(as_shown("".join(format_exception(error))), end="", file=sys.stderr)
             sys.exit(1 if text is None else 2)
         if not quiet or text is None:
             said = text if text is not None else unforeseen(error, trusted(arguments), run)
-            print(hidden(f"{f'rank {rank()}: ' if rank() else ''}error: {said}"), file=sys.stderr)
+            print(as_shown(f"{f'rank {rank()}: ' if rank() else ''}error: {said}"), file=sys.stderr)
         if not leave:
             raise
         if run is not None:

@@ -22,6 +22,7 @@ from hydratune.engine.probe import choose_precision
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.cost import CostMeter
+from hydratune.markup import fenced
 from hydratune.member import Member, build_member, first_network, init_rules, load_origin, measured
 from hydratune.models.network import Network
 from hydratune.origin import Origin, find_origin, inherited_tokenizer
@@ -252,7 +253,7 @@ class Room:
             shown, step = story.shown_path(job.directory), member.first_step
             screen.line(f"resuming {shown} from step {step} of {trial.num_steps}")
         screen.line(f"{job.config['stage']}  {story.label(job)}  ->  {story.shown_path(job.directory)}")
-        run.board.text("config", f"```yaml\n{job.text}\n```")
+        run.board.text("config", fenced(job.text, "yaml"))
         if not run.silent and (said := self.dataset.keep(run.directory / "tokenizer")):
             screen.line(said)
         for part, split in (("train", train_stream.split), ("val", self.val_split)):

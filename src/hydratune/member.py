@@ -26,6 +26,7 @@ from hydratune.fingerprint import content, differences, fingerprint
 from hydratune.freeze import report
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.phases import checked, with_norms
+from hydratune.markup import as_shown
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.network import Network, as_body, build_network
 from hydratune.optim import Recipe, Schedule
@@ -36,7 +37,7 @@ from hydratune.record import checkpoint
 from hydratune.record.features import cache_home
 from hydratune.record.run import claim, read_record
 from hydratune.runtime import Numerics, Precision, Runtime
-from hydratune.secrets import hidden
+from hydratune.secrets import hidden_in
 from hydratune.types import Body, FreezeStrategy, LoadReport, Phase, Spec, Task
 
 
@@ -249,8 +250,9 @@ def load_origin(
     """Copy the origin's tensors in; its head only where it was made for the same classes, or is asked for."""
     if origin.tensors is None:
         return None
+    theirs, own_classes = hidden_in([origin.classes, list(spec.class_names)])  # as a checkpoint has them
     try:
-        refused = rules.refuses_head(origin.classes, spec.class_names)
+        refused = rules.refuses_head(theirs, own_classes)
         return load_into(own, head, origin.tensors, origin.said, rules, refused)
     except ValueError as error:
         raise ValueError(f"{error}{origin.hint}") from None
@@ -275,5 +277,5 @@ def _resumable(job: Job) -> Path | None:
         os.close(claim(job.directory))  # what a live run has there may be gone before it is read
     newest, complaints = checkpoint.newest_valid(directory)
     for complaint in complaints:
-        print(hidden(f"warning: {complaint}; the one before it is used"))
+        print(as_shown(f"warning: {complaint}; the one before it is used"))
     return newest

@@ -8,6 +8,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+from hydratune.secrets import told_apart
+
+PLACES = ("--config-dir", "-cd")  # what follows is a path, whatever stands in it
 LONGEST = 200  # of a directory's name; file systems have 255 bytes, and what is being written has a longer one
 
 
@@ -23,8 +26,21 @@ def quoted(value: str) -> str:
     return value if plain else "'" + value.replace("'", "\\'") + "'"
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same line, in the order that Hydra's parser wants: it takes overrides in one piece only."""
+    overrides = {
+        i for i, a in enumerate(arguments)
+        if a[:1] != "-" and ("=" in a or a[:1] == "~") and arguments[max(i - 1, 0)] not in PLACES
+    }  # fmt: skip
+    return [a for i, a in enumerate(arguments) if i not in overrides] + [arguments[i] for i in sorted(overrides)]
+
+
 def safe_name(name: str, longest: int = 120) -> str:
-    """A directory name on every file system: other characters become `-`, and what is changed or cut gets a hash."""
+    """A directory name on every file system: other characters become `-`, and what is changed or cut gets a hash.
+
+    A value out of the environment is told apart in it, and not told.
+    """
+    name = told_apart(name)
     safe = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name)
     if safe == name and len(safe) <= longest:
         return safe
@@ -58,7 +74,7 @@ def command_again(command: str, overrides: Sequence[str], freeze: Set[str], pinn
     freeze: the keys that its strategy has; others are a sweep's, and refused in a single run. pinned: beats the rest.
     """
     typed = shlex.split(command)
-    flags = [a for a, before in zip(typed, ["", *typed], strict=False) if _is_config_dir(a) or before in CONFIG_DIR]
+    flags = [a for a, before in zip(typed, ["", *typed], strict=False) if is_config_dir(a) or before in PLACES]
     kept = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -69,11 +85,8 @@ def command_again(command: str, overrides: Sequence[str], freeze: Set[str], pinn
     return shlex.join(["hydratune", *flags, *(o for o in kept if o.partition("=")[0] not in beaten), *pinned])
 
 
-CONFIG_DIR = ("--config-dir", "-cd")
-
-
-def _is_config_dir(argument: str) -> bool:
-    return argument in CONFIG_DIR or argument.startswith("--config-dir=")
+def is_config_dir(argument: str) -> bool:
+    return argument in PLACES or argument.startswith("--config-dir=")
 
 
 def as_overrides(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from hydratune import __version__
 from hydratune.assemble import Job
 from hydratune.freeze import report
+from hydratune.markup import in_markdown
 from hydratune.models.network import Network
 from hydratune.record.progress import Screen, duration, markdown_table
 from hydratune.record.run import Run
@@ -41,7 +42,9 @@ def show_load(screen: Screen, run: Run, loaded: LoadReport | None) -> None:
         every = [(n, "loaded", renamed.get(n, "")) for n in loaded.loaded]
         every += [(n, "skipped", why) for n, why in loaded.skipped.items()]
         every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
-        run.table("load", f"**{title}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every))
+        run.table(
+            "load", f"**{in_markdown(title)}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every)
+        )
 
 
 def show_phases(

@@ -7,14 +7,18 @@ torch's old archive format, which weights_only once let through (CVE-2025-32434)
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
 import os
 import pickle
 import stat
+import sys
 import tarfile
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from hydratune import construct
 from hydratune.command import prepare as prepare_arguments
 from hydratune.data.archive import unpacked
 from hydratune.guard import refuse_foreign_hydra
+from hydratune.overrides import flags_first
 from hydratune.pretrained import read_tensors
 from hydratune.record import checkpoint
 from tests.conftest import make_job
@@ -38,14 +43,12 @@ class Payload:
     attack: Callable[[Path], str]  # in an empty folder; the sentence that refused it
 
 
-def refused(call: Callable[[], object]) -> str:
-    """Its sentence. Whatever is no refusal is the payload's success."""
+def refused(call: Callable[[], object], *others: str) -> str:
+    """Its sentence. Whatever is no refusal is the payload's success. others: packages whose errors are one as well."""
     try:
         call()
     except Exception as error:
-        assert type(error).__module__.startswith(("hydra", "omegaconf", "yaml")) or type(error) is ValueError, repr(
-            error
-        )
+        assert type(error).__module__.startswith(others) or type(error) is ValueError, repr(error)
         return (str(error).splitlines() or [""])[0]
     raise AssertionError("was accepted")
 
@@ -80,7 +83,7 @@ def nested(name: str, node: Any) -> Payload:
 def typed(name: str, *overrides: str, sweep: bool = False) -> Payload:
     def attack(home: Path) -> str:
         lines = [o.replace("HOME", str(home)) for o in overrides]
-        return refused(lambda: make_job(lines, home, sweep=sweep))
+        return refused(lambda: make_job(lines, home, sweep=sweep), "hydra", "omegaconf")
 
     return Payload("override", name, attack)
 
@@ -245,15 +248,59 @@ FILES = [
 # ---- configuration files of others
 
 
-def config(name: str, text: str, *arguments: str, file: str = "experiment/evil.yaml") -> Payload:
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """What Hydra changes in this process is as it was afterwards."""
+    from hydra._internal import hydra as internal
+
+    loader, arguments, root = internal.ConfigLoaderImpl, sys.argv, logging.getLogger()
+    level, handlers, environment = root.level, list(root.handlers), dict(os.environ)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:], sys.argv, internal.ConfigLoaderImpl = handlers, arguments, loader
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def commanded(arguments: list[str], home: Path, job: Callable[[Any], float] = lambda config: 0.0) -> None:
+    """The command in this process, as far as Hydra is it: what it composes, builds and calls; each job is `job`."""
+    import hydra
+
+    import hydratune.cli  # noqa: F401 its resolvers
+    from hydratune.assemble import config_directory
+
+    entry = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)
+    with contextlib.chdir(home), untouched(), warnings.catch_warnings(action="ignore"):
+        sys.argv = ["hydratune", *flags_first(prepare_arguments(arguments))]
+        refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in arguments))
+        entry()
+
+
+def config(name: str, text: str, *arguments: str, file: str = "experiment/evil.yaml", **more: str) -> Payload:
+    """more: other files; `zoo__a` is zoo/a.yaml"""
+
     def attack(home: Path) -> str:
-        path = home / "conf" / file
-        path.parent.mkdir(parents=True)
-        path.write_text(text.replace("HOME", str(home)))
-        given = arguments or (f"--config-dir={home / 'conf'}", "+experiment=evil")
-        return refused(lambda: refuse_foreign_hydra([a.replace("HOME", str(home)) for a in given]))
+        for path, said in {file: text, **{f"{k.replace('__', '/')}.yaml": t for k, t in more.items()}}.items():
+            (home / "conf" / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / "conf" / path).write_text(said.replace("HOME", str(home)))
+        given = arguments or ("--config-dir=HOME/conf", "experiment=evil")
+        others = ("yaml", "hydra.errors") if "!!" in text or file.startswith("hydra/config") else ()
+        return refused(lambda: commanded([a.replace("HOME", str(home)) for a in given], home), *others)
 
     return Payload("configuration", name, attack)
+
+
+def swept(name: str, params: str, evil: str = "", *arguments: str, **more: str) -> Payload:
+    """A sweep that the experiment asks for; `evil` is what optimizer=evil says."""
+    text = f"{GLOBAL}hydra:\n  sweeper:\n    params:\n      {params}\n"
+    line = ("-m", "--config-dir=HOME/conf", "experiment=evil", "hydra/launcher=basic", *arguments)
+    return config(f"a sweep's {name}", text, *line, **({"optimizer__evil": evil} if evil else {}), **more)
 
 
 def stored(override: str) -> Callable[[Path], str]:
@@ -271,6 +318,12 @@ def stored(override: str) -> Callable[[Path], str]:
 
 
 GLOBAL = "# @package _global_\n"
+CALLBACK = f"{GLOBAL}hydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n      path: HOME/canary\n"
+ENVIRONMENT = f"{GLOBAL}hydra:\n  job:\n    env_set:\n      CANARY: HOME\n"
+ELSEWHERE = f"{GLOBAL}hydra:\n  sweep:\n    subdir: ../../../canary\n"
+MULTIRUN = ("-m", "--config-dir=HOME/conf", "experiment=evil", "hydra/launcher=basic")
+FLAGS = ("--config-dir=HOME/conf", "experiment=evil")
+HANDLER = f"{GLOBAL}hydra:\n  hydra_logging:\n    version: 1\n    handlers:\n      x:\n        class: canary_module.H\n    root:\n      handlers: [x]\n"
 CONFIGS = [
     config("hydra.callbacks", f"{GLOBAL}hydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n      path: HOME/canary\n"),
     config("callbacks by package", "# @package hydra.callbacks.x\n_target_: canary_module.Callback\n"),
@@ -285,7 +338,7 @@ CONFIGS = [
     config("through a plugin's module", f"{GLOBAL}hydra:\n  sweeper:\n    _target_: hydra_plugins.hydratune.local.Path\n"),
     config("the environment of what follows", f"{GLOBAL}hydra:\n  job:\n    env_set:\n      PYTHONPATH: HOME\n"),
     config("in a sweep's choice", f"{GLOBAL}hydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n", "-m",
-           "--config-dir=HOME/conf", "+experiment=evil,fashion_mnist"),
+           "--config-dir=HOME/conf", "experiment=evil,fashion_mnist"),
     config("pkg:// of a primary file", "hydra:\n  searchpath:\n    - pkg://canary_module\n", "--config-path=HOME/conf",
            "--config-name=evil", file="evil.yaml"),
     config("pkg:// of a primary file that is added", "hydra:\n  searchpath:\n    - pkg://canary_module\n",
@@ -297,12 +350,14 @@ CONFIGS = [
     config("callbacks by interpolation", f"{GLOBAL}hydra:\n  callbacks: ${{oc.select:e.${{hydra.mode}}}}\ne: {{}}\n"),
     config("callbacks beside one that is typed",
            f"{GLOBAL}hydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n      path: HOME/canary\n",
-           "--config-dir=HOME/conf", "+experiment=evil", "hydra.job.env_set.FOO=1"),
-    config("a sweeper's code", f"{GLOBAL}hydra:\n  mode: MULTIRUN\n  sweeper:\n    custom_search_space: canary_module.f\n"),
+           "--config-dir=HOME/conf", "experiment=evil", "+hydra.job.env_set.FOO=1"),
+    config("a sweeper's code (Optuna)", f"{GLOBAL}hydra:\n  sweeper:\n    custom_search_space: canary_module.f\n", *MULTIRUN,
+           "hydra/sweeper=optuna", "seed=1,2"),
+    config("a file that asks for a sweep", f"{GLOBAL}hydra:\n  mode: MULTIRUN\n"),
     config("a launcher's shell commands", f"{GLOBAL}hydra:\n  launcher:\n    setup: ['touch HOME/canary']\n"),
     config("a sweep over Hydra's node",
            f"{GLOBAL}hydra:\n  sweeper:\n    params:\n      hydra.job_logging.handlers.file.class: canary_module.Handler\n"),
-    config("a sweep that adds files", f"{GLOBAL}hydra:\n  sweeper:\n    params:\n      +model@hydra.callbacks.x: a,b\n"),
+    config("a sweep that adds files", f"{GLOBAL}hydra:\n  sweeper:\n    params:\n      +model@hydra.callbacks.x: mlp,resnet18\n", *MULTIRUN),
     config("a log that is a shell's start", f"{GLOBAL}hydra:\n  job_logging:\n    handlers:\n      file:\n        filename: HOME/canary\n"),
     config("a log over the network", f"{GLOBAL}hydra:\n  job_logging:\n    handlers:\n      x:\n        class: logging.handlers.SocketHandler\n"),
     config("a directory elsewhere", f"{GLOBAL}hydra:\n  run:\n    dir: HOME/canary\n"),
@@ -310,6 +365,73 @@ CONFIGS = [
     config("a name that leads elsewhere", f"{GLOBAL}name: ../../canary\n"),
     config("a stage that leads elsewhere", f"{GLOBAL}stage: ../../canary\n"),
     config("the pickle of an old run", "x: 1\n", "--experimental-rerun=HOME/bomb.pt"),
+    # through the sweep that a file asks for
+    swept("one option", "optimizer: evil", ENVIRONMENT),
+    swept("one option, that leads elsewhere", "optimizer: evil", ELSEWHERE),
+    swept("one of two options", "optimizer: sgd,evil", ENVIRONMENT),
+    swept("choice()", "optimizer: choice(evil)", ENVIRONMENT),
+    swept("glob()", "optimizer: glob(ev*)", ENVIRONMENT),
+    swept("option that brings another", "optimizer: evil", "defaults:\n  - /zoo/deep: evil\n", zoo__deep__evil=ENVIRONMENT),
+    swept("option that says where it goes", "optimizer: evil", "# @package hydra.job.env_set\nCANARY: x\n"),
+    swept("option that overrides one of Hydra's", "optimizer: evil", f"{GLOBAL}defaults:\n  - override /hydra/env: evil\n",
+          hydra__env__evil="# @package hydra.job\nenv_set:\n  CANARY: x\n"),
+    swept("option that puts another under Hydra", "optimizer: evil", f"{GLOBAL}defaults:\n  - /model@hydra.callbacks.x: mlp\n"),
+    swept("option that asks for a sweep", "optimizer: evil", f"{GLOBAL}hydra:\n  overrides:\n    task: [seed=1]\n"),
+    swept("option beside what is typed", "optimizer: evil", ENVIRONMENT, "seed=1,2"),
+    swept("group of its own", "+zoo: evil", zoo__evil=ENVIRONMENT),
+    swept("key under Hydra", "hydra.job.env_set.CANARY: x"),
+    swept("key added under Hydra", "+hydra.job.env_set.CANARY: x"),
+    swept("key taken from Hydra", "~hydra.job.name: hydratune"),
+    swept("group under Hydra", "hydra/job_logging: stdout"),
+    swept("group put under Hydra", "+model@hydra.callbacks.x: mlp"),
+    swept("group put under Hydra's environment", "+zoo@hydra.job.env_set: evil", zoo__evil="CANARY: x\n"),
+    swept("mapping", "optimizer: {a: evil}"),
+    swept("interpolation", "optimizer: ${name}", ENVIRONMENT),
+    swept("target", "_target_: os.mkdir\n      path: HOME/canary"),
+    swept("arguments", "_args_: HOME/canary"),
+    swept("own option in Optuna", "optimizer: evil", ENVIRONMENT, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1",
+          "hydra.sweeper.storage=null", "seed=interval(1,9)"),
+    config("a sweep's own configuration alone", f"{GLOBAL}defaults:\n  - /zoo: evil\n", *MULTIRUN, "zoo=a,b",
+           zoo__evil=HANDLER, zoo__a="a: 1\n", zoo__b="a: 2\n"),
+    config("params of a sweep's own configuration alone", f"{GLOBAL}defaults:\n  - /zoo: evil\n", *MULTIRUN, "zoo=a,b",
+           zoo__evil=f"{GLOBAL}hydra:\n  sweeper:\n    params:\n      optimizer: evil\n", zoo__a="a: 1\n", zoo__b="a: 2\n",
+           optimizer__evil=ENVIRONMENT),
+    config("the second of a sweep's options", ENVIRONMENT, "-m", "--config-dir=HOME/conf", "hydra/launcher=basic",
+           "experiment=fashion_mnist,evil"),
+    config("an option that another one's name brings", f"{GLOBAL}defaults:\n  - /zoo: ${{experiment}}\n", "-m",
+           "--config-dir=HOME/conf", "hydra/launcher=basic", "experiment=other,evil", zoo__evil=ENVIRONMENT,
+           experiment__other="x: 1\n"),
+    # beside it
+    config("the overrides of Hydra's record", f"{GLOBAL}hydra:\n  overrides:\n    hydra: ['+hydra.job.env_set.CANARY=x']\n", *MULTIRUN, "seed=1,2"),
+    config("the overrides of a job's record", f"{GLOBAL}hydra:\n  overrides:\n    task: [optimizer=evil]\n", *MULTIRUN,
+           optimizer__evil=ENVIRONMENT),
+    config("keys with dots, which hide others",
+           f"{GLOBAL}hydra:\n  job_logging:\n    handlers:\n      file:\n        class: canary_module.H\n"
+           "    handlers.file.class: logging.FileHandler\n"),
+    config("a choice that nobody made", f"{GLOBAL}hydra:\n  runtime:\n    choices:\n      model@pretrain.model: ../../canary\n"),
+    config("an option by the clock", f"{GLOBAL}defaults:\n  - /zoo: ${{now:evil}}\n", zoo__evil=ENVIRONMENT),
+    config("an option in another folder", f"{GLOBAL}defaults:\n  - override /model: ../zoo/canary\n", zoo__canary="{}"),
+    config("a name that leads elsewhere by interpolation", f"{GLOBAL}elsewhere: ../../../canary\nname: ${{elsewhere}}\n"),
+    config("a stage that leads elsewhere by interpolation", f"{GLOBAL}stage: ${{oc.decode:\"'../../../canary'\"}}\n"),
+    config("outputs with a shell's line", f'{GLOBAL}outputs: "x\\ntouch HOME/canary"\n'),
+    config("Hydra's own configuration, shadowed", "callbacks:\n  x:\n    _target_: os.mkdir\n    path: HOME/canary\n",
+           "--config-dir=HOME/conf", file="hydra/config.yaml"),
+    config("Hydra's own sweeper, shadowed", "_target_: canary_module.Sweeper\n", "-m", "--config-dir=HOME/conf", "seed=1,2",
+           file="hydra/sweeper/basic.yaml"),
+    config("a sweeper that is chosen by a file", f"{GLOBAL}defaults:\n  - override /hydra/sweeper: evil\n", *MULTIRUN,
+           hydra__sweeper__evil="_target_: canary_module.Sweeper\n"),
+    config("callbacks where help is asked for", HANDLER, *FLAGS, "--help"),
+    config("logging where Hydra's help is asked for", HANDLER, "--config-dir=HOME/conf", "+experiment=evil", "--hydra-help"),
+    config("callbacks where the configuration is asked for", CALLBACK, *FLAGS, "--cfg=hydra", "--resolve"),
+    config("callbacks where information is asked for", CALLBACK, *FLAGS, "--info=config"),
+    config("a search path that is typed", CALLBACK, "hydra.searchpath=[file://HOME/conf]", "experiment=evil"),
+    config("a group of a search path that is typed", "x: 1\n", "-m", "hydra.searchpath=[file://HOME/conf]",
+           "hydra/launcher=basic", "+zoo=a,b", zoo__a="a: 1\n", zoo__b=ENVIRONMENT),
+    config("the last of two directories", CALLBACK, "--config-dir=HOME", "-cd", "conf", "experiment=evil"),
+    config("a directory beside a foreign run", CALLBACK, "--config-dir=HOME/conf", "resume=HOME/theirs", "experiment=evil",
+           file="experiment/evil.yaml", **{"../theirs/.hydra/overrides": "[seed=1]"}),
+    config("an experiment that a foreign run had", ENVIRONMENT, "--config-dir=HOME/conf", "resume=HOME/theirs",
+           **{"../theirs/.hydra/overrides": "[experiment=evil]"}),
     Payload("configuration", "a path to a file, out of a foreign run", stored("experiment=../../../../HOME/evil")),
     Payload("configuration", "Hydra's node, out of a foreign run", stored("+model@hydra.callbacks.x=resnet18")),
     Payload("configuration", "a flag out of a foreign run", stored("--config-dir=HOME")),

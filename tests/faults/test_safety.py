@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
@@ -24,6 +25,8 @@ NUMBERS = {"_target_": 35, "nested": 35, "override": 35, "configuration": 35, "w
 def test_no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: Payload) -> None:
     if "timm" in payload.name:
         pytest.importorskip("timm")
+    if "Optuna" in payload.name:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     monkeypatch.syspath_prepend(str(tmp_path))
     prepare(tmp_path)
     said = payload.attack(tmp_path)
@@ -95,8 +98,6 @@ def test_a_secret_is_found_nowhere(tmp_path: Path, fails: bool) -> None:
     options = [o for o in NET if not o.startswith(("trust", "model"))]
     options += ["trust=[mine,faultnet]", "model._target_=mine.net", f"++model.fails={fails}", "hydra.run.dir=run",
                 "++model.token=${oc.env:SECRET_TOKEN}"]  # fmt: skip
-    import os
-
     here = f"{tmp_path}{os.pathsep}{Path(__file__).parent}"
     done = hydratune(*options, cwd=tmp_path, SECRET_TOKEN=secret, PYTHONPATH=here)
     assert done.returncode == (2 if fails else 0), done.stderr

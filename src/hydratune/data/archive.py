@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from hydratune.data.hashes import hashed
+from hydratune.secrets import hidden
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 MEMBERS = 2_000_000
@@ -42,8 +43,8 @@ def unpacked(path: Path, home: Path) -> Path:
 
     Raises ValueError for what should not be opened.
     """
-    size_of_all = path.stat().st_size
-    final = home / f"{path.name.split('.')[0]}-{hashed(path)[:16]}"
+    size_of_all, key = path.stat().st_size, hashed(path)[:16]
+    final = home / (f"{path.name.split('.')[0]}-{key}" if hidden(str(path)) == str(path) else key)
     if final.is_dir():
         return final
     home.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from hydratune.data.text_files import part_named
 from hydratune.data.text_stream import TextSplit
 from hydratune.data.text_tables import cell, class_name
 from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.secrets import hidden
 from hydratune.types import Task
 
 
@@ -56,7 +57,7 @@ class HubTexts(LabelledTexts):
         try:
             found = datasets.load_dataset(os.path.expanduser(self.name), self.subset)
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
+            said = " ".join(hidden(str(error)).split())[:200]
             raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({said})") from None
         rows: dict[str, list[Any]] = {}
         dropped: dict[str, int] = {}

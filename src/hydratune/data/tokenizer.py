@@ -23,6 +23,7 @@ from torch import Tensor
 from hydratune.data import vocabulary
 from hydratune.data.text_files import expanded
 from hydratune.record.features import cache_home
+from hydratune.secrets import hidden
 
 SPECIAL = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 CONFIG = "tokenizer_config.json"
@@ -255,7 +256,7 @@ def load(name: str, said: str) -> Tokenizer:
 
 def unread(name: str, error: Exception) -> str:
     """Why the library could not read a directory or name of the hub: its first sentence, as the others are advice."""
-    said = " ".join(str(error).split()).split(". ")[0][:300]
+    said = " ".join(hidden(str(error)).split()).split(". ")[0][:300]
     if expanded(name).is_dir():
         return said
     of_hub = not name.startswith((".", "/", "~")) and name.count("/") <= 1

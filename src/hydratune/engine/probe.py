@@ -25,6 +25,7 @@ from hydratune.randomness import derive_seed
 from hydratune.record.features import cache_home
 from hydratune.record.run import write_json
 from hydratune.runtime import Numerics, Precision, Runtime
+from hydratune.secrets import hidden
 from hydratune.types import Batch, LayerGroup, Task
 
 GAIN = 0.95  # a candidate replaces the plain one where it takes at most this share of its time
@@ -68,7 +69,7 @@ def choose_precision(network: Network, task: Task, batch: Batch, runtime: Runtim
             pinned = Numerics(chosen, device["threads"]).overrides().rpartition(" ")[0]
             return chosen, f"probed on a busy machine, so not remembered ({seen}); {pinned} keeps this choice"
         with contextlib.suppress(OSError):  # nowhere to remember it: probed again next time
-            write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": model[:200]}})
+            write_json(path, {**_read(path), key: {"chosen": str(chosen), "seen": seen, "model": hidden(model)[:200]}})
         return chosen, f"probed ({seen})"
 
 

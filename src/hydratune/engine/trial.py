@@ -34,6 +34,7 @@ from hydratune.randomness import derive_seed
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
 from hydratune.runtime import Runtime
+from hydratune.secrets import hidden_in
 from hydratune.types import Batch, Features, Phase, Spec, Task
 
 
@@ -268,7 +269,7 @@ class Trial:
             "owed": self.owed,
             "skips": self.skips,
             "parts": self.backward.parts,
-            "classes": list(self.spec.class_names),
+            "classes": hidden_in(list(self.spec.class_names)),
             "precision": str(self.runtime.chosen),
             "threads": self.runtime.numerics.threads,
             **more,

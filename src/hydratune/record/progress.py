@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hydratune.secrets import hidden
+from hydratune.markup import as_shown, in_markdown
 
 
 class Screen:
@@ -22,17 +22,18 @@ class Screen:
         """file: in place of the standard output. quiet: another process says it."""
         out = file or sys.stdout
         width = None if out.isatty() else 160  # a log file has room; a terminal has what it has
-        self.console = Console(file=out, highlight=False, width=width, quiet=quiet)
+        # All that is shown is text: names and errors of others may hold what rich would take for its markup.
+        self.console = Console(file=out, highlight=False, markup=False, emoji=False, width=width, quiet=quiet)
 
     def line(self, text: str) -> None:
-        self.console.print(hidden(text), markup=False, soft_wrap=True)
+        self.console.print(as_shown(text), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        table = Table(title=hidden(title), title_justify="left", title_style="bold", header_style="bold")
+        table = Table(title=as_shown(title), title_justify="left", title_style="bold", header_style="bold")
         for i, column in enumerate(columns):
-            table.add_column(hidden(column), justify="left" if i == 0 else "default", overflow="fold")
+            table.add_column(as_shown(column), justify="left" if i == 0 else "default", overflow="fold")
         for row in rows:
-            table.add_row(*(hidden(str(cell)) for cell in row))
+            table.add_row(*(as_shown(str(cell)) for cell in row))
         self.console.print(table)
 
     def progress(self, label: str, first: int, total: int) -> LiveLine:
@@ -48,11 +49,11 @@ class LiveLine:
         self._bar: Progress | None = None
         if screen.console.is_terminal:
             self._bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-                TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"),
-                console=screen.console,
+                SpinnerColumn(), plain_column("{task.description}"), BarColumn(bar_width=24),
+                plain_column("{task.completed}/{task.total}"), TimeRemainingColumn(),
+                plain_column("{task.fields[seen]}"), console=screen.console,
             )  # fmt: skip
-            self._task = self._bar.add_task(label, total=total, completed=first, seen="")
+            self._task = self._bar.add_task(as_shown(label), total=total, completed=first, seen="")
 
     def __enter__(self) -> LiveLine:
         if self._bar is not None:
@@ -65,7 +66,7 @@ class LiveLine:
 
     def show(self, step: int, seen: Mapping[str, str]) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, seen="  ".join(f"{k} {v}" for k, v in seen.items()))
+            self._bar.update(self._task, completed=step, seen=joined(seen))
 
     def milestone(self, step: int, seen: Mapping[str, str]) -> None:
         """An evaluation: kept on screen where there is no live line."""
@@ -74,8 +75,16 @@ class LiveLine:
             return
         elapsed = time.perf_counter() - self._started
         eta = elapsed / max(step - self._first, 1) * (self._total - step)
-        shown = "  ".join(f"{k} {v}" for k, v in seen.items())
-        self._screen.line(f"{self._label}  step {step}/{self._total}  {shown}  eta {duration(eta)}")
+        self._screen.line(f"{self._label}  step {step}/{self._total}  {joined(seen)}  eta {duration(eta)}")
+
+
+def plain_column(template: str) -> TextColumn:
+    return TextColumn(template, markup=False)
+
+
+def joined(seen: Mapping[str, str]) -> str:
+    """The values of the live line."""
+    return as_shown("  ".join(f"{k} {v}" for k, v in seen.items()))
 
 
 def duration(seconds: float) -> str:
@@ -85,6 +94,6 @@ def duration(seconds: float) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows]
-    return "\n".join(lines)
+    """Cells are text."""
+    head, *body = ([in_markdown(str(cell)) for cell in row] for row in (columns, *rows))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(columns), *body))

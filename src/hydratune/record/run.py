@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hydratune.markup import as_shown
 from hydratune.record.tensorboard import Board, SilentBoard, cut_back, sizes
 from hydratune.secrets import hidden, hidden_in
 from hydratune.types import Shown
@@ -147,7 +148,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all, whoever reads it meanwhile."""
-    _write(path, hidden(text))
+    _write(path, as_shown(text))
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hydratune.secrets import hidden
+from hydratune.markup import as_shown
 
 
 def load() -> None:
@@ -28,20 +28,20 @@ class Board:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+            self._writer.add_scalar(as_shown(tag), value, step)
 
     def text(self, tag: str, markdown: str, step: int | None = None) -> None:
-        self._writer.add_text(tag, hidden(markdown), self._first_step if step is None else step)
+        self._writer.add_text(as_shown(tag), as_shown(markdown), self._first_step if step is None else step)
 
     def picture(self, tag: str, image: Tensor, step: int) -> None:
         """image: [3, H, W] uint8"""
-        self._writer.add_image(tag, image, step)
+        self._writer.add_image(as_shown(tag), image, step)
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
         """Into this run's own file: SummaryWriter.add_hparams would start a run of its own beneath it."""
         from torch.utils.tensorboard.summary import hparams as summaries
 
-        plain = {k: v if isinstance(v, bool | int | float) else hidden(str(v)) for k, v in hparams.items()}
+        plain = {as_shown(k): v if isinstance(v, bool | int | float) else as_shown(str(v)) for k, v in hparams.items()}
         for summary in summaries(plain, dict(metrics)):
             self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)

@@ -11,6 +11,7 @@ from typing import Any
 from hydratune.assemble import Job
 from hydratune.fingerprint import INIT
 from hydratune.overrides import safe_name
+from hydratune.secrets import hide_in_file
 
 # What the jobs of one loop must agree on: its data, its batches, its model and where that starts, its numbers
 TOGETHER = (
@@ -55,6 +56,7 @@ class Entry:
         home.mkdir(parents=True, exist_ok=True)
         for name, text in self.hydra.items():
             (home / name).write_text(text)
+        hide_in_file(home / "hydra.yaml")  # it holds the directory, resolved
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -
             result.append(replace(entry, same_as=first[job.asked], directory=result[first[job.asked]].directory))
             continue
         directory = by_asked.get(job.asked) or entry.directory
-        if taken.get(directory.name, job.asked) != job.asked:
+        if taken.get(directory.name) not in (None, job.asked):  # None: nobody's yet, or of one that failed at its start
             directory = directory.with_name(f"{directory.name}-{job.asked[:8]}")
         taken[directory.name] = job.asked
         first[job.asked] = len(result)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.assemble import as_json
+from hydratune.secrets import hidden
 from hydratune.sweep import worker
 from hydratune.sweep.forked import context
 from hydratune.sweep.plan import Unit
@@ -107,7 +108,7 @@ class Pool:
     def log_of(self, unit: Unit) -> str:
         """The end of what the unit's worker printed."""
         path = self._log(unit)
-        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+        return hidden(path.read_text(errors="replace"))[-4000:] if path.exists() else ""
 
     def stop(self) -> None:
         """End what runs, within seconds; their last checkpoints stay."""

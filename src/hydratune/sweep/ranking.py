@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydratune.markup import in_markdown
 from hydratune.record.progress import markdown_table
 from hydratune.record.run import write_text
 from hydratune.sweep.comparison import Comparison, compared
@@ -183,11 +184,11 @@ def harmless(cell: str) -> str:
 
 
 def markdown(ranking: Ranking) -> str:
-    parts = [f"# Jobs, by validation {ranking.monitor}", markdown_table(*job_table(ranking))]
+    parts = [f"# Jobs, by validation {in_markdown(ranking.monitor)}", markdown_table(*job_table(ranking))]
     if ranking.cells:
         parts += ["# Cells, over seeds", markdown_table(*cell_table(ranking))]
         parts += ["# Best of each strategy", markdown_table(*cell_table(ranking, best_of_each(ranking)))]
-        parts += [f"**{warning}**" for warning in ranking.edges()]
+        parts += [f"**{in_markdown(warning)}**" for warning in ranking.edges()]
     return "\n\n".join(parts) + "\n"
 
 

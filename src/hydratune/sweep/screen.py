@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
-from hydratune.record.progress import Screen, duration
+from hydratune.markup import as_shown
+from hydratune.record.progress import Screen, duration, joined, plain_column
 from hydratune.sweep.pool import Event
 
 SILENCE = 30.0  # seconds after which a log file is told how far the sweep is, where no job has ended meanwhile
@@ -39,11 +40,11 @@ class SweepScreen(Screen):
             yield
             return
         columns = (
-            TextColumn("{task.description}"),
+            plain_column("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
+            plain_column("{task.fields[count]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[seen]}"),
+            plain_column("{task.fields[seen]}"),
         )
         self._bar = Progress(*columns, console=self.console)
         self._tasks = {"": self._bar.add_task("jobs", total=jobs, count=f"0/{jobs}", seen="")}
@@ -60,8 +61,7 @@ class SweepScreen(Screen):
         if "step" in message:
             first, step, total = message["first"], message["step"], message["total"]
             self._parts[unit.name] = len(unit.entries) * (step - first) / max(total - first, 1)
-            seen = "  ".join(f"{k} {v}" for k, v in message["seen"].items())
-            self._stepped(unit.name, step, total, seen)
+            self._stepped(unit.name, step, total, joined(message["seen"]))
         if "number" in message and "again" not in message:
             self._finished(event)
         if event.died is not None and self._bar is not None and unit.name in self._tasks:
@@ -79,7 +79,7 @@ class SweepScreen(Screen):
     def _stepped(self, name: str, step: int, total: int, seen: str) -> None:
         if self._bar is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._bar.add_task(name, total=total, count="", seen="")
+                self._tasks[name] = self._bar.add_task(as_shown(name), total=total, count="", seen="")
             self._bar.update(self._tasks[name], completed=step, count=f"{step}/{total}", seen=seen)
             self._bar.update(self._tasks[""], completed=self._progress())
         elif not self._quiet and time.monotonic() > self._told + SILENCE:

@@ -20,9 +20,10 @@ from typing import Any
 
 from hydratune import signals
 from hydratune.assemble import Job, from_json
+from hydratune.markup import as_shown
 from hydratune.record.progress import LiveLine, Screen
 from hydratune.record.run import claim, read_record, write_json, write_text
-from hydratune.secrets import hidden
+from hydratune.secrets import HidingStream
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
@@ -43,7 +44,7 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
     try:
         _work(mode, unit, connection)
     except Exception as error:  # shown here, as it may hold what is written nowhere
-        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
 
@@ -81,7 +82,7 @@ def _pretrain(job: Job, connection: Connection) -> None:
     try:
         pretrained(job, Telling(connection))
     except (Exception, SystemExit) as error:
-        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
         _send(connection, failed=said(error))
 
 
@@ -201,6 +202,7 @@ def _log_to(path: str) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable()
+    sys.stdout, sys.stderr = HidingStream(sys.stdout), HidingStream(sys.stderr)
 
 
 def _watch(connection: Connection) -> None:

@@ -111,7 +111,7 @@ class CausalLanguage(Language):
             chosen = torch.multinomial(F.softmax(logits / self.temperature, 1), 1, generator=draws)
             tokens = torch.cat([tokens, chosen.to(tokens.device)], 1)
         halves = [(row[:length], row[length:]) for row in tokens.tolist()]
-        rows = [[f"`{stream.tokenizer.decode(part)!r}`".replace("|", "\\|") for part in row] for row in halves]
+        rows = [[repr(stream.tokenizer.decode(part)) for part in row] for row in halves]
         return {"generated": markdown_table(("begins", "goes on"), rows)}
 
 
