@@ -61,14 +61,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             f"resume={directory}: this run was started with --config-dir={home}; type that too, as it is believed to "
             "nobody's record"
         )
-    return [
-        *flags,
-        *stored,
-        *later,
-        f"hydra.run.dir={quoted(str(directory))}",
-        "resume=auto",
-        "hydra.output_subdir=null",
-    ]
+    own = [f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
+    return [*stored, *later, *own]
 
 
 def _config_dir_of(directory: Path) -> str | None:
@@ -185,7 +179,7 @@ def _goes_on(run: str | None) -> str:
 def thread_failed(failed: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread; that the disk is full is told by the next one who writes."""
     if not disk_is_full(failed.exc_value):
-        print(hidden("".join(format_exception(failed.exc_value))), end="", file=sys.stderr)
+        print(as_shown("".join(format_exception(failed.exc_value))), end="", file=sys.stderr)
 
 
 def leave() -> None:
@@ -208,4 +202,4 @@ def conclude_sweeps(failed: bool = False) -> None:
     except launcher.JobFailed as error:
         if not failed:
             raise
-        print(hidden(f"error: {error}"), file=sys.stderr)
+        print(as_shown(f"error: {error}"), file=sys.stderr)

@@ -67,7 +67,7 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
         try:
             _send(connection, line=cook(list(unit), how, Path(home)))
         except (Exception, SystemExit) as error:
-            print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+            print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
             _send(connection, failed=said(error))
     elif mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
@@ -92,7 +92,7 @@ def _check(job: Job, connection: Connection) -> None:
     try:
         data_of(job).check(test=True)
     except (Exception, SystemExit) as error:
-        print(hidden("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
         _send(connection, failed=said(error))
 
 
