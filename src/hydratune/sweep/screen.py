@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class SweepScreen(Screen):
             plain_column("{task.fields[seen]}"),
         )
         self._bar = Progress(*columns, console=self.console)
-        self._tasks = {"": self._bar.add_task("jobs", total=jobs, count=f"0/{jobs}", seen="")}
+        self._tasks = {"": self._bar.add_task("jobs", total=jobs, count=self._count(), seen="")}
         try:
             with self._bar:
                 yield
@@ -72,6 +73,11 @@ class SweepScreen(Screen):
         units = self._parts.keys() | self._ended.keys()
         return min(sum(max(self._parts.get(u, 0.0), self._ended.get(u, 0)) for u in units), self._total)
 
+    def _count(self) -> str:
+        """Jobs side by side end together: how far they are says more than how many are through."""
+        share = self._progress() / self._total if self._total else 0.0
+        return f"{self._done}/{self._total} jobs, {math.floor(100 * share)}% of their steps"
+
     def _eta(self) -> str:
         progress, spent = self._progress(), time.monotonic() - self._started
         return duration(spent * (self._total - progress) / progress) if progress else "unknown"
@@ -81,10 +87,10 @@ class SweepScreen(Screen):
             if name not in self._tasks:
                 self._tasks[name] = self._bar.add_task(as_shown(name), total=total, count="", seen="")
             self._bar.update(self._tasks[name], completed=step, count=f"{step}/{total}", seen=seen)
-            self._bar.update(self._tasks[""], completed=self._progress())
+            self._bar.update(self._tasks[""], completed=self._progress(), count=self._count())
         elif not self._quiet and time.monotonic() > self._told + SILENCE:
             self._told = time.monotonic()
-            whole = f"[{self._done}/{self._total}] " if self._total else ""  # a pretraining comes before all jobs
+            whole = f"[{self._count()}] " if self._total else ""  # a pretraining comes before all jobs
             eta = f"  eta {self._eta()}" if self._total else ""
             self.line(f"{whole}{name}  step {step}/{total}  {seen}{eta}")
 
@@ -103,4 +109,4 @@ class SweepScreen(Screen):
         eta = "" if self._bar is not None else f"  eta {self._eta()}"
         self.line(f"[{self._done}/{self._total}] {name}  {said}{eta}")
         if self._bar is not None:
-            self._bar.update(self._tasks[""], completed=self._progress(), count=f"{self._done}/{self._total}")
+            self._bar.update(self._tasks[""], completed=self._progress(), count=self._count())
