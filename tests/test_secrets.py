@@ -244,3 +244,15 @@ def test_a_run_that_a_secret_names_goes_by_another_name(
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "work" / "outputs" / "pretrain").glob("*/run.json"))) == 1
     assert not told_in(tmp_path / "work")
+
+
+def test_an_archive_is_unpacked_where_its_name_tells_nothing(tmp_path: Path) -> None:
+    import zipfile
+
+    from hydratune.data.archive import unpacked
+
+    with zipfile.ZipFile(tmp_path / "kakapo.zip", "w") as archive:
+        archive.writestr("a/x.txt", "x")
+    assert unpacked(tmp_path / "kakapo.zip", tmp_path / "one").name.startswith("kakapo-")
+    learn([f"{tmp_path}/./kakapo.zip"])
+    assert "kakapo" not in unpacked(tmp_path / "kakapo.zip", tmp_path / "two").name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,9 @@ from tests.faults.payloads import PAYLOADS, prepare
 def main() -> int:
     table = Table("", "kind", "payload", "answer", title="payloads")
     executed = accepted = 0
-    for number, payload in enumerate(PAYLOADS, start=1):
+    optuna = find_spec("optuna") is not None
+    payloads = [p for p in PAYLOADS if optuna or "Optuna" not in p.name]
+    for number, payload in enumerate(payloads, start=1):
         with tempfile.TemporaryDirectory() as place:
             home = Path(place)
             sys.path.insert(0, place)
@@ -33,7 +36,7 @@ def main() -> int:
         table.add_row(str(number), payload.kind, payload.name, said[:110])
     console = Console(width=200, highlight=False)
     console.print(table)
-    console.print(f"{len(PAYLOADS)} payloads, {accepted} accepted, {executed} executed")
+    console.print(f"{len(payloads)} payloads, {accepted} accepted, {executed} executed")
     return 1 if executed or accepted else 0
 
 
