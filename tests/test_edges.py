@@ -180,3 +180,14 @@ def test_options_of_the_users_own_are_not_crossed() -> None:
     with pytest.raises(ValueError, match=r"optimizer\.options"):
         Torch("AdamW", 0.01, options={"foreach": True, "fused": True}).build(net.groups, net.parameters())
     assert HeadOnly().phases(net.groups, 1)[0].cut == 2
+
+
+def test_a_batch_of_one_says_what_batchnorm_cannot(tmp_path: Path) -> None:
+    from tests.conftest import hydratune
+
+    line = ["dataset.train=20", "dataset.val=20", "dataset.test=20", "runtime.precision=fp32",
+            "runtime.layout=contiguous", "stage=pretrain", "steps=1", "model=resnet18"]  # fmt: skip
+    done = hydratune(*line, "batch_size=1", "model.small_images=false", cwd=tmp_path)
+    assert done.returncode == 2 and "batch_size=1 in 1 part" in done.stderr and "BatchNorm" in done.stderr, done.stderr
+    done = hydratune(*line, "batch_size=2", "engine.accumulate=2", "model.small_images=false", cwd=tmp_path)
+    assert done.returncode == 2 and "batch_size=2 in 2 parts (engine.accumulate)" in done.stderr, done.stderr

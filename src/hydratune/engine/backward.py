@@ -50,6 +50,13 @@ class Backward:
                 if self.runtime.shares or not ran_out(error) or parts >= len(batch.ids):
                     raise
                 said = str(error).splitlines()[0]
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    f"batch_size={len(batch.ids)} in {parts} part{'s' * (parts > 1)} (engine.accumulate): BatchNorm "
+                    "cannot normalise over one sample; parts of two or more train, and so does a trunk that is frozen"
+                ) from None
             # Outside the handler: the error's traceback keeps the activations that fill the memory.
             for parameter in trained:
                 parameter.grad = None
