@@ -89,6 +89,7 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(tmp_path: Path) -> Non
     assert "as it began" in again.stdout
 
 
+@pytest.mark.slow
 def test_another_number_of_cores_repeats_nothing(tmp_path: Path) -> None:
     """Neither a job nor a pretraining is known by its threads, unless they are typed for several."""
     sweep = ["-m", *TINY, "stage=finetune", "model=mlp", "epochs=1", "pretrain.steps=2", "optimizer.lr=0.01,0.02",
@@ -117,6 +118,7 @@ def test_layout_is_a_value_and_is_told_as_one(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "runtime.layout=nchw: one of auto, contiguous, channels_last" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_chose_what_is_pinned_now_is_taken(tmp_path: Path) -> None:
     """init_from=auto with the layout that the finished pretraining found by itself repeats nothing."""
     job = [o for o in TINY if "layout" not in o] + ["stage=finetune", "model=resnet20", "steps=1", "pretrain.steps=2"]

@@ -157,7 +157,7 @@ def test_a_shared_sweep_is_what_each_job_is_alone(tmp_path: Path) -> None:
 @pytest.mark.scenario(26)
 def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hydratune", "-m", *FINETUNE, "freeze=none,head_only", "optimizer.lr=0.01,0.03",
-               "epochs=60", "engine.eval_every=6", "hydra.sweep.dir=killed"]  # fmt: skip
+               "epochs=30", "engine.eval_every=6", "hydra.sweep.dir=killed"]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = tmp_path / "killed"
     wait_until(lambda: len(list(begun.glob("*/checkpoints/step-*/manifest.json"))) >= 4 or process.poll() is not None)

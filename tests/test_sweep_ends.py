@@ -124,6 +124,7 @@ def test_an_end_that_is_killed_is_told_once(tmp_path: Path) -> None:
     assert set(counted.values()) == {1}
 
 
+@pytest.mark.slow
 def test_the_winners_row_has_a_command_for_the_same_bits(tmp_path: Path) -> None:
     """Alone, with what its sweep chose for it: strategies drop each other's keys only in a sweep."""
     import shlex

@@ -21,7 +21,7 @@ from hydratune.data.file_split import FileSplit, threads
 from hydratune.data.hashes import hashes
 from hydratune.data.image_dataset import ImageDataset, check_statistics, pixel_statistics
 from hydratune.data.image_stream import Split
-from hydratune.secrets import hidden
+from hydratune.markup import as_shown
 from hydratune.types import DataSpec, Task
 
 LARGEST = 4096  # pixels of a side
@@ -169,7 +169,7 @@ class FileImages(ImageDataset):
                 broken += [fault for fault in said if fault is not None]
                 result[name] = ([paths[i] for i in kept], labels[kept])
         for fault in broken:
-            print(hidden(f"warning: left out: {fault}"))
+            print(as_shown(f"warning: left out: {fault}"))
         if len(broken) > self.skip_broken:
             raise ValueError(
                 f"dataset.skip_broken={self.skip_broken}: {len(broken)} files are no whole images. {broken[0]}"
