@@ -133,7 +133,7 @@ def readable_errors(
     except KeyboardInterrupt as stopped:
         name = "" if str(stopped) in ("", "SIGINT") else f" by {stopped}"
         if not quiet:
-            print(f"interrupted{name}{_goes_on(run)}", file=sys.stderr)
+            print(as_shown(f"interrupted{name}{_goes_on(run)}"), file=sys.stderr)
         sys.exit(getattr(stopped, "status", 130))
     except Exception as error:
         text = explain(error, arguments)

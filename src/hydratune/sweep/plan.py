@@ -111,7 +111,7 @@ def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -
             result.append(replace(entry, same_as=first[job.asked], directory=result[first[job.asked]].directory))
             continue
         directory = by_asked.get(job.asked) or entry.directory
-        if taken.get(directory.name) not in (None, job.asked):  # None: nobody's yet, or of one that failed at its start
+        if taken.get(directory.name, job.asked) != job.asked:
             directory = directory.with_name(f"{directory.name}-{job.asked[:8]}")
         taken[directory.name] = job.asked
         first[job.asked] = len(result)

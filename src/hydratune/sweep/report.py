@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydratune.markup import as_shown
 from hydratune.record.progress import Screen
 from hydratune.record.run import write_text
 from hydratune.record.tensorboard import Board
@@ -118,8 +119,8 @@ def main() -> None:
         write(directory)
         show(directory, Screen())
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(as_shown(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.filename or directory}: {error.strerror}", file=sys.stderr)
+        print(as_shown(f"error: {error.filename or directory}: {error.strerror}"), file=sys.stderr)
         sys.exit(2)
