@@ -78,6 +78,7 @@ class Pool:
         """Events as they come. What is appended to `units` while it runs is run as well."""
         queue, added = deque(units), len(units)
         free = list(range(places.count))
+        done: set[Connection] = set()  # workers that said themselves that they are through
         try:
             while True:
                 queue.extend(units[added:])
@@ -90,13 +91,20 @@ class Pool:
                     assert isinstance(connection, Connection)
                     process, unit, place = self._running[connection]
                     try:
-                        yield Event(unit, json.loads(connection.recv_bytes()))
+                        message = json.loads(connection.recv_bytes())
                     except (EOFError, OSError):
                         process.join()
                         del self._running[connection]
                         connection.close()
                         free.append(place)
-                        yield Event(unit, {}, process.exitcode)
+                        # without the process that it was forked from nobody knows its exit code
+                        yield Event(unit, {}, 0 if connection in done else process.exitcode)
+                        done.discard(connection)
+                        continue
+                    if "done" in message:
+                        done.add(connection)
+                    else:
+                        yield Event(unit, message)
         finally:
             self.stop()
 

@@ -43,6 +43,7 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
     unit = {from_json(values): number for number, values in json.loads(jobs)}
     try:
         _work(mode, unit, connection)
+        _send(connection, done=True)
     except Exception as error:  # shown here, as it may hold what is written nowhere
         print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
         sys.stderr.flush()
