@@ -17,7 +17,7 @@ from traceback import format_exception
 
 from hydratune.errors import disk_is_full, explain, unforeseen
 from hydratune.markup import as_shown
-from hydratune.overrides import is_config_dir, quoted, refuse_name
+from hydratune.overrides import config_dir_flags, quoted, refuse_name
 
 FULL = "HYDRA_FULL_ERROR"
 PATIENCE = 10.0  # seconds that a process waits for another one to say what is wrong
@@ -56,7 +56,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     read = [o for o in yaml.safe_load(record.read_text()) or [] if isinstance(o, str)]
     stored = [o for o in read if _harmless(o)]
     later = [a for a in arguments if not a.startswith("resume=")]
-    if not any(map(is_config_dir, arguments)) and (home := _config_dir_of(directory)):
+    if not config_dir_flags(arguments) and (home := _config_dir_of(directory)):
         raise ValueError(
             f"resume={directory}: this run was started with --config-dir={home}; type that too, as it is believed to "
             "nobody's record"
@@ -68,11 +68,10 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 def _config_dir_of(directory: Path) -> str | None:
     """What the command that began a run named, as its record says."""
     try:
-        said = shlex.split(json.loads((directory / "run.json").read_text()).get("command") or "")
+        flags = config_dir_flags(shlex.split(json.loads((directory / "run.json").read_text()).get("command") or ""))
     except (OSError, ValueError, AttributeError):
         return None
-    named = [a.partition("=")[2] or after for a, after in zip(said, [*said[1:], ""], strict=True) if is_config_dir(a)]
-    return named[-1] if named else None
+    return flags[-1].removeprefix("--config-dir=") if flags else None
 
 
 def _at_home(argument: str) -> str:

@@ -73,8 +73,7 @@ def command_again(command: str, overrides: Sequence[str], freeze: Set[str], pinn
 
     freeze: the keys that its strategy has; others are a sweep's, and refused in a single run. pinned: beats the rest.
     """
-    typed = shlex.split(command)
-    flags = [a for a, before in zip(typed, ["", *typed], strict=False) if is_config_dir(a) or before in PLACES]
+    flags = config_dir_flags(shlex.split(command))
     kept = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -85,8 +84,10 @@ def command_again(command: str, overrides: Sequence[str], freeze: Set[str], pinn
     return shlex.join(["hydratune", *flags, *(o for o in kept if o.partition("=")[0] not in beaten), *pinned])
 
 
-def is_config_dir(argument: str) -> bool:
-    return argument in PLACES or argument.startswith("--config-dir=")
+def config_dir_flags(arguments: Sequence[str]) -> list[str]:
+    """--config-dir and its value, in one word or two, as they were typed."""
+    pairs = zip(arguments, ["", *arguments], strict=False)
+    return [a for a, before in pairs if a in PLACES or a.startswith("--config-dir=") or before in PLACES]
 
 
 def as_overrides(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -128,10 +128,10 @@ def is_claimed(directory: Path) -> bool:
     return False
 
 
-def wait_for_release(directory: Path, seconds: float) -> None:
-    """Until no live process has the directory, or so long."""
+def wait_for_release(directories: Sequence[Path], seconds: float) -> None:
+    """Until no live process has one of the directories, or so long in all."""
     deadline = time.monotonic() + seconds
-    while is_claimed(directory) and time.monotonic() < deadline:
+    while any(map(is_claimed, directories)) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

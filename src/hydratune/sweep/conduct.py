@@ -183,8 +183,9 @@ class Conductor:
         units, places, costs = self._planner.units(left)
         units = self._planner.settled(units)
         self._write_jobs()
-        for entry in left:  # workers of a command that was killed end within seconds
-            wait_for_release(entry.directory, PATIENCE)
+        wait_for_release(
+            [e.directory for e in left], PATIENCE
+        )  # workers of a command that was killed end within seconds
         self._work(units, places, costs)
 
     def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
