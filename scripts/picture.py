@@ -12,8 +12,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hydratune.data.augment import Augment
-from hydratune.data.shapes import Shapes
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.shapes import Shapes
 from hydratune.record.pictures import grid
 from hydratune.tasks.classification import Classification
 
@@ -36,7 +36,7 @@ def main() -> None:
     for path in sorted(options.sweep.glob("*/run.json")):
         story = json.loads(path.read_text())
         strategy = next((o.split("=")[1] for o in story["overrides"] if o.startswith("freeze=")), "")
-        rate = story["made_of"]["optimizer"]["lr"]
+        rate = story["provenance"]["optimizer"]["lr"]
         colour = strategies.setdefault(strategy, f"C{len(strategies)}")
         style = styles.setdefault(rate, ("-", "--", ":", "-.")[len(styles) % 4])
         events = EventAccumulator(str(path.parent), size_guidance={"scalars": 0})
@@ -47,7 +47,7 @@ def main() -> None:
     right.set_xlabel("step")
     right.set_ylabel("validation accuracy")
     right.set_title(
-        f"fine-tuning {story['made_of']['model']['_target_'].rpartition('.')[2]} after pretraining", fontsize=10
+        f"fine-tuning {story['provenance']['model']['_target_'].rpartition('.')[2]} after pretraining", fontsize=10
     )
     right.grid(alpha=0.3)
     right.legend(fontsize=7, ncols=2)

@@ -38,7 +38,7 @@ def compose_config(overrides: list[str]) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from hydratune.assemble import config_directory
+    from hydratune.config.compose import config_directory
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
@@ -49,12 +49,13 @@ def make_job(overrides: list[str], directory: Path, sweep: bool = False, trust: 
     """The job that `hydratune <overrides>` would run in `directory`."""
     from omegaconf import OmegaConf
 
-    from hydratune.assemble import Job, validate
+    from hydratune.config import compose
+    from hydratune.config.validate import validate
 
     config = compose_config([*overrides, f"outputs={directory / 'outputs'}", "name=test"])
-    choices = {k: str(v) for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
-    job = Job(plain, directory / "run", choices, overrides, OmegaConf.to_yaml(config), trust, sweep=sweep)
+    task = OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+    choices = config.hydra.runtime.choices
+    job = compose.make_job(task, choices, overrides, directory / "run", (), trust, sweep)
     validate(job)
     return job
 
@@ -64,7 +65,7 @@ def run(tmp_path: Path) -> Callable[..., Any]:
     """Run a tiny job of these overrides to its end; the result."""
 
     def run_overrides(*overrides: str, directory: Path | None = None, **options: Any) -> Any:
-        from hydratune.job import run_job
+        from hydratune.experiment.run import run_job
 
         return run_job(make_job([*TINY, *overrides], directory or tmp_path, **options))
 

@@ -117,7 +117,7 @@ def test_heavy_imports_happen_where_they_are_used() -> None:
 
 
 def test_a_configuration_error_answers_without_torch() -> None:
-    code = "import sys; import hydratune.cli, hydratune.construct; assert 'torch' not in sys.modules"
+    code = "import sys; import hydratune.cli.main, hydratune.config.instantiate; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -8,24 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from hydratune.data.augment import Augment
+from hydratune.data.images.augment import Augment
+from hydratune.distributed.runtime import Precision, Runtime
 from hydratune.engine.loop import advance, train
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.engine.settings import Cadence
+from hydratune.engine.stretch import Streams
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
-from hydratune.freeze.strategies import HeadOnly, LastGroups, NormOnly, Nothing
+from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze, NormOnly
 from hydratune.models.network import Network
-from hydratune.optim import SGD, AdamW, Cosine
+from hydratune.optim.optimizers import SGD, AdamW
+from hydratune.optim.schedules import Cosine
 from hydratune.record import checkpoint
-from hydratune.record.features import FeatureStore
-from hydratune.runtime import Precision, Runtime
+from hydratune.record.feature_store import FeatureStore
 from tests.test_job import scalars
 from tests.tiny import Silent, network, same, stream, trial, weights
 
 STRATEGIES: dict[str, Any] = {
-    "none": Nothing(),
+    "none": NoFreeze(),
     "head_only": HeadOnly(),
     "last": LastGroups(1),
     "norm": NormOnly(),
@@ -44,7 +46,9 @@ def forks(strategies: dict[str, Any], base: Network, steps: int) -> dict[str, Ne
 
 def together(trials: dict[str, Trial], data: Any = None, caches: Caches | None = None, **more: Any) -> None:
     cadence = Cadence(4, 8, 3)
-    done = advance(list(trials.values()), data or stream(), stream(), cadence, Silent(), caches=caches, **more)  # type: ignore[arg-type]
+    done = advance(
+        list(trials.values()), Streams(data or stream(), stream(), {}), cadence, Silent(), caches=caches, **more
+    )  # type: ignore[arg-type]
     for t in done:
         t.run.__exit__(None, None, None)
 
@@ -178,7 +182,7 @@ def test_a_failure_takes_one_out(tmp_path: Path, when: int) -> None:
 
     beside["last"].__class__ = Failing
     done = []
-    for t in advance(list(beside.values()), stream(), stream(), Cadence(4, 4, 3), Silent()):  # type: ignore[arg-type]
+    for t in advance(list(beside.values()), Streams(stream(), stream(), {}), Cadence(4, 4, 3), Silent()):  # type: ignore[arg-type]
         done.append(t)
         t.run.__exit__(None, None, None)
     assert isinstance(beside["last"].failed, NonFinite) and len(done) == 3
@@ -212,14 +216,14 @@ def test_different_lengths_and_stopping_early(tmp_path: Path) -> None:
     base = network()
     nets = {n: base.fork(0) for n in "abc"}
     beside = {
-        "a": trial(tmp_path, nets["a"], Nothing(), steps=12, name="a"),
-        "b": trial(tmp_path, nets["b"], Nothing(), steps=7, name="b"),
+        "a": trial(tmp_path, nets["a"], NoFreeze(), steps=12, name="a"),
+        "b": trial(tmp_path, nets["b"], NoFreeze(), steps=7, name="b"),
         "c": trial(tmp_path, nets["c"], HeadOnly(), steps=40, recipe=SGD(1e-9), name="c", patience=2),
     }
     together(beside)
     assert beside["c"].stopped and [h[0] for h in beside["b"].history] == [4, 7]
     assert checkpoint.steps(tmp_path / "b" / "checkpoints")[-1] == 7
-    alone = trial(tmp_path, network(), Nothing(), steps=7, name="alone")
+    alone = trial(tmp_path, network(), NoFreeze(), steps=7, name="alone")
     together({"alone": alone})
     assert same(weights(alone.network), weights(nets["b"]))
     assert torch.equal(nets["c"].parameters()["stem.weight"], network().parameters()["stem.weight"])
@@ -234,7 +238,7 @@ def test_the_line_of_several_says_that_its_metric_is_the_best_of_them(tmp_path: 
 
     base = network()
     several = [trial(tmp_path, base.fork(0), recipe=SGD(rate), name=f"{rate}") for rate in (1e-9, 0.05)]
-    train(several, stream(), stream(), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
+    train(several, Streams(stream(), stream(), {}), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
     assert shown[-1]["best val accuracy"] == f"{max(t.last['accuracy'] for t in several):.4f}"
-    train([trial(tmp_path, network(), name="alone")], stream(), stream(), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
+    train([trial(tmp_path, network(), name="alone")], Streams(stream(), stream(), {}), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
     assert shown[-1].keys() >= {"val accuracy", "loss"}

@@ -9,9 +9,10 @@ import pytest
 import transformers
 from omegaconf import OmegaConf
 
-from hydratune import construct
-from hydratune.assemble import config_directory, strategy_node, validate
-from hydratune.types import TextSpec
+from hydratune.config import instantiate
+from hydratune.config.compose import config_directory
+from hydratune.config.validate import strategy_node, validate
+from hydratune.core.types import TextSpec
 from tests.conftest import compose_config, hydratune, make_job
 from tests.faults.harness import allowed
 
@@ -42,11 +43,12 @@ def test_every_option_composes_and_builds(choice: str, tmp_path: Path, monkeypat
         return  # built in test_models, where their outputs are looked at too
     if choice == "optimizer=muon":
         pytest.importorskip("timm")
-    node = strategy_node(job.config[group], sweep=False) if group == "freeze" else job.config[group]
+    node = job.config.component(group)
+    node = strategy_node(node, sweep=False) if group == "freeze" else node
     if choice == "model=hf":
         transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained("here")
     question = "causal" if option.startswith("gpt") else "masked"
-    assert construct.construct(node, group, (), **SUPPLIED, question=question) is not None
+    assert instantiate.build(node, group, (), **SUPPLIED, question=question) is not None
 
 
 @pytest.mark.parametrize("stage", options("stage"))
@@ -131,16 +133,16 @@ def test_a_sweep_ignores_keys_of_other_strategies(tmp_path: Path) -> None:
 def test_nested_targets_in_lists_are_refused_before_import(tmp_path: Path) -> None:
     for node in (
         {"_target_": "hydratune.optim.SGD", "lr": {"_target_": "builtins.eval", "x": 1}},
-        {"_target_": "hydratune.models.simple_cnn.mlp", "widths": [{"_target_": "os.system"}]},
+        {"_target_": "hydratune.models.mlp", "widths": [{"_target_": "os.system"}]},
         {"_target_": "logging.os.system"},
-        {"_target_": "hydratune.construct.importlib.import_module"},
+        {"_target_": "hydratune.config.instantiate.importlib.import_module"},
     ):
         with pytest.raises(ValueError, match=r"unless you trust it|not a component"):
-            construct.check(node, "optimizer", ())
+            instantiate.check(node, "optimizer", ())
 
 
 def test_trust_is_read_from_the_command_line_only(tmp_path: Path) -> None:
-    from hydratune.command import prepare, trusted
+    from hydratune.cli.arguments import prepare, trusted
 
     assert trusted(["trust=[a,b]", "seed=1"]) == ["a", "b"]
     assert trusted(["seed=1"]) == []
@@ -154,7 +156,7 @@ def test_trust_is_read_from_the_command_line_only(tmp_path: Path) -> None:
 
 def test_a_foreign_run_directory_brings_no_code_along(tmp_path: Path) -> None:
     """Whoever resumes somebody's directory types what is trusted; flags and Hydra's callbacks are not read from it."""
-    from hydratune.command import prepare
+    from hydratune.cli.arguments import prepare
 
     (tmp_path / ".hydra").mkdir()
     forged = ["++trust=[os]", "~trust", "++hydra.callbacks.x={_target_:os.mkdir,path:canary}", "hydra/launcher=evil",
@@ -168,18 +170,18 @@ def test_a_foreign_run_directory_brings_no_code_along(tmp_path: Path) -> None:
 
 def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
     """`hydratune stage=pretrain` leaves what `init_from=auto` looks for."""
-    from hydratune.fingerprint import content, fingerprint
+    from hydratune.config.fingerprint import content, fingerprint
 
     stage = dict(make_job(["stage=pretrain"], tmp_path).config)
     node = dict(make_job(["stage=finetune"], tmp_path).config)
-    freeze = {"_target_": "hydratune.freeze.strategies.Nothing", "norm": "frozen"}
+    freeze = {"_target_": "hydratune.freeze.NoFreeze", "norm": "frozen"}
     runtime = {**node["runtime"], **node["pretrain"]["runtime"]}
     node = {**node, **node["pretrain"], "runtime": runtime, "freeze": freeze}
     assert fingerprint(content(stage, None, "", "auto")) == fingerprint(content(node, None, "", "auto"))
 
 
 def test_fingerprint_ignores_places_and_sees_weights(tmp_path: Path) -> None:
-    from hydratune.fingerprint import content, differences, fingerprint
+    from hydratune.config.fingerprint import content, differences, fingerprint
 
     base = make_job(["stage=pretrain", "dataset=cifar10"], tmp_path).config
     same = make_job(
@@ -209,7 +211,7 @@ def test_fine_tunings_own_engine_settings_do_not_pretrain_again(tmp_path: Path) 
 
 
 def test_a_users_own_root_is_part_of_the_fingerprint(tmp_path: Path) -> None:
-    from hydratune.fingerprint import content
+    from hydratune.config.fingerprint import content
 
     config = dict(make_job(["stage=pretrain"], tmp_path).config)
     made = [content({**config, "dataset": {"_target_": "mine.Data", "root": r}}, None, "", "auto") for r in "ab"]
@@ -222,7 +224,7 @@ def test_the_primary_configuration_is_found() -> None:
 
 
 def test_job_names_are_safe_on_every_file_system() -> None:
-    from hydratune.overrides import safe_name
+    from hydratune.config.overrides import safe_name
 
     assert safe_name("freeze=lp_ft,optimizer.lr=0.001") == "freeze=lp_ft,optimizer.lr=0.001"
     strange = [safe_name(n) for n in ("init_from=a/b", "init_from=a-b", "init_from=../../b", "x=" + "y" * 500)]
@@ -230,7 +232,7 @@ def test_job_names_are_safe_on_every_file_system() -> None:
 
 
 def test_typed_values_read_back_as_themselves(tmp_path: Path) -> None:
-    from hydratune.overrides import literal
+    from hydratune.config.overrides import literal
 
     for value in (
         None,
@@ -261,5 +263,5 @@ def test_every_strategy_composes_in_one_sweep_line(tmp_path: Path) -> None:
     for option in options("freeze"):
         line = ["stage=finetune", f"freeze={option}", "freeze.rank=2", "freeze.norm=affine"]
         job = make_job(line, tmp_path, sweep=True)
-        assert job.config["freeze"]["norm"] == "affine"
-        assert ("rank" in strategy_node(job.config["freeze"], sweep=True)) == (option == "lora")
+        assert job.config.norm == "affine"
+        assert ("rank" in strategy_node(job.config.freeze, sweep=True)) == (option == "lora")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hydratune.data.augment import Augment
-from hydratune.data.dataset import carve
-from hydratune.data.file_split import FileSplit
-from hydratune.data.folder import ImageFolder
-from hydratune.data.image_stream import ImageStream, MemorySplit
-from hydratune.data.images import TorchvisionImages
-from hydratune.data.shapes import SHIFTS, Shapes
+from hydratune.core.types import Batch, ImageSpec
+from hydratune.data.dataset import stratified_split
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.file_split import FileSplit
+from hydratune.data.images.folder import ImageFolder
+from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.data.images.shapes import SHIFTS, Shapes
+from hydratune.data.images.torchvision_images import TorchvisionImages
+from hydratune.data.stream import Batches, Placement
 from hydratune.tasks.classification import Classification
-from hydratune.types import Batch, DataSpec
 
 CPU = torch.device("cpu")
-SPEC = DataSpec((3, 8, 8), ("a", "b"), (0.5,) * 3, (0.25,) * 3)
+SPEC = ImageSpec((3, 8, 8), ("a", "b"), (0.5,) * 3, (0.25,) * 3)
 
 
 def shapes(classes: int = 10, train: int = 300, shift: str = "none", **options: int) -> Shapes:
@@ -79,15 +81,15 @@ def test_shapes_refuse_nonsense(key: str, value: object) -> None:
 
 def test_carve_is_stratified_seeded_and_disjoint() -> None:
     labels = torch.arange(10).repeat_interleave(torch.arange(1, 11) * 10)
-    kept, carved = carve(labels, 0.1, seed=0)
+    kept, carved = stratified_split(labels, 0.1, seed=0)
     assert sorted([*kept.tolist(), *carved.tolist()]) == list(range(len(labels)))
     assert torch.bincount(labels[carved]).tolist() == list(range(1, 11))
-    assert torch.equal(carved, carve(labels, 0.1, seed=0)[1])
-    assert not torch.equal(carved, carve(labels, 0.1, seed=1)[1])
+    assert torch.equal(carved, stratified_split(labels, 0.1, seed=0)[1])
+    assert not torch.equal(carved, stratified_split(labels, 0.1, seed=1)[1])
 
 
 def test_carve_leaves_a_class_of_one_in_train() -> None:
-    kept, carved = carve(torch.tensor([0, 1, 1, 1]), 0.5, seed=0)
+    kept, carved = stratified_split(torch.tensor([0, 1, 1, 1]), 0.5, seed=0)
     assert 0 in kept.tolist() and len(carved) in (1, 2)
 
 
@@ -95,11 +97,12 @@ def test_carve_leaves_a_class_of_one_in_train() -> None:
 
 
 def stream(
-    augment: Augment | None = None, n: int = 20, batch_size: int = 6, seed: int = 0, **options: object
+    augment: Augment | None = None, n: int = 20, batch_size: int = 6, seed: int = 0, **options: Any
 ) -> ImageStream:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return ImageStream(MemorySplit(images, torch.arange(n) % 2), SPEC, batch_size, CPU, 3, augment, seed, **options)
+    split = MemorySplit(images, torch.arange(n) % 2)
+    return ImageStream(split, SPEC, Batches(batch_size, seed), Placement(CPU, **options), 3, augment)
 
 
 FULL = Augment(flip=True, crop_padding=2, resized_crop=(0.5, 1.0), jitter=0.3, erase=0.5, mixup=0.2, cutmix=1.0)
@@ -134,24 +137,24 @@ def test_training_leaves_out_the_last_small_batch_and_evaluation_nothing() -> No
     s = stream(n=20, batch_size=6)
     assert s.steps_per_epoch == 3
     assert [len(b.ids) for b in s.batches(0, 6)] == [6] * 6
-    assert torch.cat([b.ids for b in s.once()]).tolist() == list(range(20))
+    assert torch.cat([b.ids for b in s.eval_batches()]).tolist() == list(range(20))
     assert stream(n=4, batch_size=6).steps_per_epoch == 1  # smaller than a batch: all of it is one
 
 
 def test_normalisation() -> None:
     s = stream()
-    batch = next(s.once())
+    batch = next(s.eval_batches())
     expected = (s.split.read(batch.ids).float() / 255 - 0.5) / 0.25
     assert torch.allclose(batch.inputs, expected, atol=1e-6)
 
 
 def test_a_grey_image_becomes_three_channels_where_the_network_wants_them() -> None:
-    spec = DataSpec((1, 8, 8), ("a", "b"), (0.5,), (0.25,))
+    spec = ImageSpec((1, 8, 8), ("a", "b"), (0.5,), (0.25,))
     split = MemorySplit(torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    assert next(ImageStream(split, spec, 4, CPU, 3).once()).inputs.shape == (4, 3, 8, 8)
-    assert next(ImageStream(split, spec, 4, CPU, None).once()).inputs.shape == (4, 1, 8, 8)
+    assert next(ImageStream(split, spec, Batches(4), Placement(CPU), 3).eval_batches()).inputs.shape == (4, 3, 8, 8)
+    assert next(ImageStream(split, spec, Batches(4), Placement(CPU), None).eval_batches()).inputs.shape == (4, 1, 8, 8)
     with pytest.raises(ValueError, match="wants 1 channels"):
-        ImageStream(stream().split, SPEC, 4, CPU, 1)
+        ImageStream(stream().split, SPEC, Batches(4), Placement(CPU), 1)
 
 
 # ---- augmentation
@@ -182,7 +185,7 @@ def test_jitter_matches_torchvision() -> None:
 
     images = torch.rand(3, 3, 8, 8)
     draws = torch.tensor([[0.1, 0.9, 0.3]]).repeat(3, 1)
-    from hydratune.data.augment import _jitter
+    from hydratune.data.images.augment import _jitter
 
     b, c, s = (1 + 0.4 * (2 * v - 1) for v in (0.1, 0.9, 0.3))
     expected = V.adjust_saturation(V.adjust_contrast(V.adjust_brightness(images, b), c), s)
@@ -274,7 +277,7 @@ def test_decoding_as_needed_gives_what_memory_gives(photos: Path) -> None:
     assert isinstance(kept, MemorySplit) and isinstance(streamed, FileSplit)
     spec = folder(photos).spec()
     augment = Augment(flip=True, crop_padding=1)
-    a, b = (list(ImageStream(s, spec, 3, CPU, 3, augment).batches(0, 4)) for s in (kept, streamed))
+    a, b = (list(ImageStream(s, spec, Batches(3), Placement(CPU), 3, augment).batches(0, 4)) for s in (kept, streamed))
     assert all(torch.equal(x.inputs, y.inputs) and torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 
 
@@ -330,7 +333,7 @@ def test_fashion_mnist_as_torchvision_reads_it(data_root: Path) -> None:
 
 
 def test_a_truncated_idx_file_is_named(tmp_path: Path) -> None:
-    from hydratune.data.images import _read_idx
+    from hydratune.data.images.torchvision_images import _read_idx
 
     whole = bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])
     (tmp_path / "labels").write_bytes(whole)
@@ -345,7 +348,7 @@ def test_a_truncated_idx_file_is_named(tmp_path: Path) -> None:
 
 
 def test_classification_metrics_by_hand() -> None:
-    spec = DataSpec((3, 1, 1), tuple("abcdef"), (0.5,), (0.5,))
+    spec = ImageSpec((3, 1, 1), tuple("abcdef"), (0.5,), (0.5,))
     logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 9], [0, 9, 0, 0, 0, 0]])
     targets = torch.tensor([0, 5, 5, 2])
     metrics = Classification().metrics(spec, CPU)

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hydratune.data.folder import ImageFolder
+from hydratune.core.types import LayerGroup, Phase
+from hydratune.data.images.folder import ImageFolder
+from hydratune.experiment.init_from import found
 from hydratune.freeze.phases import checked
 from hydratune.freeze.schedules import LpFt
 from hydratune.freeze.strategies import FirstGroups, HeadOnly
 from hydratune.models.network import Network, as_body, build_network
-from hydratune.optim import SGD, Torch
-from hydratune.origin import found
-from hydratune.record.features import FeatureStore
-from hydratune.types import LayerGroup, Phase
+from hydratune.optim.optimizers import SGD, Torch
+from hydratune.record.feature_store import FeatureStore
 from tests.tiny import go, network, same, stream, trial, weights
 
 
@@ -139,13 +139,13 @@ def test_what_is_left_of_an_entry_is_made_anew(tmp_path: Path) -> None:
 
 @pytest.mark.scenario(19)
 def test_a_full_disk_leaves_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from hydratune.distributed.runtime import Runtime
     from hydratune.engine.trunk import Trunk, cached
-    from hydratune.runtime import Runtime
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hydratune.record.features.os.posix_fallocate", full)
+    monkeypatch.setattr("hydratune.record.feature_store.os.posix_fallocate", full)
     net = network()
     for group in net.groups:
         group.module.eval()
@@ -165,7 +165,7 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
         for i in range(10):
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(ramp).save(tmp_path / kind / f"{i}.png")
-    from hydratune.data.augment import Augment
+    from hydratune.data.images.augment import Augment
     from hydratune.tasks.classification import Classification
 
     data = ImageFolder(Classification(), Augment(), root=str(tmp_path), size=32)

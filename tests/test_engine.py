@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hydratune.data.augment import Augment
-from hydratune.data.image_stream import ImageStream
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.types import Backbone
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.image_stream import ImageStream
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.report import trains as rows
-from hydratune.freeze.strategies import HeadOnly, LastGroups, Nothing, Pattern
-from hydratune.layer_groups import parameter_names
+from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze, Pattern
 from hydratune.models.network import build_network
-from hydratune.optim import SGD, AdamW, Constant, Cosine, Linear, Recipe, Schedule, Steps, Torch
+from hydratune.optim.optimizers import SGD, AdamW, OptimizerConfig, Torch
+from hydratune.optim.schedules import Constant, Cosine, Linear, MultiStep, Schedule
 from hydratune.record import checkpoint
-from hydratune.runtime import Runtime
 from hydratune.tasks.classification import Classification
-from hydratune.types import Body
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
 
 # ---- against plain PyTorch
@@ -71,7 +72,7 @@ def test_averaged_weights_follow_the_formula_and_leave_frozen_ones_alone(tmp_pat
 
 
 def test_label_smoothing_and_soft_targets_are_torchs(tmp_path: Path) -> None:
-    from hydratune.types import Batch
+    from hydratune.core.types import Batch
 
     logits, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     soft = F.one_hot(targets, 3).float() * 0.7 + 0.1
@@ -86,7 +87,7 @@ def test_label_smoothing_and_soft_targets_are_torchs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "cut", "still"),
     [
-        (Nothing(), 0, set()),
+        (NoFreeze(), 0, set()),
         (HeadOnly(), 2, {"stem.weight", "bn.weight", "bn.running_mean", "middle.weight", "bn2.running_var"}),
         (LastGroups(1), 1, {"stem.weight", "bn.weight", "bn.running_mean", "bn.num_batches_tracked"}),
         (LastGroups(0.5), 1, {"stem.weight", "bn.bias", "bn.running_var"}),
@@ -169,7 +170,7 @@ def test_trials_over_one_trunk_equal_each_alone(tmp_path: Path) -> None:
     """Shared batches and trunk do not change what a trial computes: bit for bit on the CPU."""
     base = network(dropout=0.2)
     strategies = [HeadOnly(), LastGroups(1), HeadOnly()]
-    recipes: list[Recipe] = [SGD(0.1), AdamW(0.01), SGD(0.01, momentum=0.9)]
+    recipes: list[OptimizerConfig] = [SGD(0.1), AdamW(0.01), SGD(0.01, momentum=0.9)]
     alone = []
     for i, (s, r) in enumerate(zip(strategies, recipes, strict=True)):
         net = base.fork(0)
@@ -192,7 +193,7 @@ def test_trials_over_one_trunk_equal_each_alone(tmp_path: Path) -> None:
 # ---- resuming
 
 
-@pytest.mark.parametrize("strategy", [Nothing(), HeadOnly(), LastGroups(1), Pattern(freeze=["bn"])])
+@pytest.mark.parametrize("strategy", [NoFreeze(), HeadOnly(), LastGroups(1), Pattern(freeze=["bn"])])
 @pytest.mark.parametrize("at", [1, 5, 11])
 def test_a_resumed_trial_ends_bit_for_bit_where_it_would_have(tmp_path: Path, strategy: Any, at: int) -> None:
     data = stream(augment=Augment(flip=True, crop_padding=1, mixup=0.3))
@@ -260,7 +261,7 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_samples(tmp_pa
         net.parameters(), True
     )
     ids = next(s.batches(3, 4)).ids.tolist()
-    assert t.run.record["nonfinite"]["sample_ids"] == ids
+    assert t.run.record.nonfinite["sample_ids"] == ids
 
 
 def test_early_stopping(tmp_path: Path) -> None:
@@ -286,8 +287,8 @@ def test_an_early_stop_survives_the_checkpoint(tmp_path: Path) -> None:
 def test_a_group_without_parameters_follows_the_cut(tmp_path: Path) -> None:
     source = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
     groups = [("noise", nn.Dropout(0.5)), ("body", source), ("more_noise", nn.Dropout(0.5))]
-    net = build_network(Body(source, groups), nn.Linear(8, 3))
-    for strategy, modes in ((Nothing(), [False, True, True, True]), (HeadOnly(), [False, False, False, True])):
+    net = build_network(Backbone(source, groups), nn.Linear(8, 3))
+    for strategy, modes in ((NoFreeze(), [False, True, True, True]), (HeadOnly(), [False, False, False, True])):
         t = trial(tmp_path, net, strategy, name=type(strategy).__name__)
         t.enter(t.phases[0])
         assert [g.module.training for g in net.groups] == modes  # noise before the first thing that trains is off
@@ -314,7 +315,7 @@ def test_factored_optimizer_state_resumes(tmp_path: Path) -> None:
         (Cosine(), {0: 1.0, 50: 0.5}),
         (Cosine(warmup_steps=0.2, final=0.1), {0: 0.05, 20: 1.0, 60: 0.55}),
         (Linear(), {0: 1.0, 25: 0.75, 75: 0.25}),
-        (Steps(milestones=(0.5, 0.75), gamma=0.1), {49: 1.0, 50: 0.1, 75: 0.01}),
+        (MultiStep(milestones=(0.5, 0.75), gamma=0.1), {49: 1.0, 50: 0.1, 75: 0.01}),
     ],
 )
 def test_schedules(schedule: Schedule, expected: dict[int, float]) -> None:
@@ -341,7 +342,7 @@ def test_any_torch_optimizer_by_name() -> None:
 
 def test_muon_updates_convolutions(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from hydratune.optim import Muon
+    from hydratune.optim.optimizers import Muon
 
     net = network()
     before = weights(net)
@@ -353,7 +354,7 @@ def test_muon_updates_convolutions(tmp_path: Path) -> None:
 
 
 def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
-    from hydratune.runtime import Precision
+    from hydratune.distributed.runtime import Precision
 
     net = network()
     t = trial(tmp_path, net)
@@ -366,23 +367,24 @@ def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
 
 
 def test_the_probe_is_remembered_and_leaves_the_network_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.engine import probe
+    from hydratune.engine import autotune
 
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
-    net, batch = network(), next(stream().once())
+    net, batch = network(), next(stream().eval_batches())
     before = weights(net)
-    chosen, how = probe.choose_precision(net, Classification(), batch, Runtime(), "tiny")
+    chosen, how = autotune.choose_precision(net, Classification(), batch, Runtime(), "tiny")
     assert same(before, weights(net)) and how.startswith("probed (fp32")
-    monkeypatch.setattr(probe, "_measure", lambda *a: pytest.fail("measured twice"))
-    again, how = probe.choose_precision(net, Classification(), batch, Runtime(), "tiny")
+    monkeypatch.setattr(autotune, "_measure", lambda *a: pytest.fail("measured twice"))
+    again, how = autotune.choose_precision(net, Classification(), batch, Runtime(), "tiny")
     assert again == chosen and how.startswith("probed earlier")
     monkeypatch.setattr(
-        probe, "_measure", lambda n, t, b, r, c: dict(zip(c, ([1.0], [0.96], [0.5], [2.0]), strict=False))
+        autotune, "_measure", lambda n, t, b, r, c: dict(zip(c, ([1.0], [0.96], [0.5], [2.0]), strict=False))
     )
-    chosen, _ = probe.choose_precision(net, Classification(), batch, Runtime(), "other")
+    chosen, _ = autotune.choose_precision(net, Classification(), batch, Runtime(), "other")
     assert str(chosen) in ("bf16", "fp32")  # a gain of 4% is noise; half the time is not
     assert (
-        probe.choose_precision(net, Classification(), batch, Runtime(precision="fp32"), "x")[0].dtype == torch.float32
+        autotune.choose_precision(net, Classification(), batch, Runtime(precision="fp32"), "x")[0].dtype
+        == torch.float32
     )
 
 

@@ -108,7 +108,7 @@ def test_a_component_that_is_none_is_refused(tmp_path: Path) -> None:
         (["schedule=steps", "schedule.milestones=[0.7,0.2]"], "schedule.milestones=[0.7, 0.2]: shares of the steps"),
         (["outputs=null"], "outputs=None: must be a directory"),
         ([f"name={'x' * 300}"], "300 letters; at most 200, as it becomes a directory's name"),
-        (["dataset.task=multilabel"], "dataset.task._target_= one of hydratune.tasks.classification.Classification"),
+        (["dataset.task=multilabel"], "dataset.task._target_= one of hydratune.tasks.Classification"),
         (["init_head=maybe"], "init_head=maybe: must be auto, true or false"),
         (["init_map=5"], "init_map=5: must be a mapping"),
     ],
@@ -135,10 +135,10 @@ def test_tags_of_python_in_a_configuration_are_no_configuration(tmp_path: Path) 
 
 def test_a_fault_of_ours_says_so_and_where_its_traceback_is(tmp_path: Path) -> None:
     code = (
-        "import sys; import hydratune.job as job; sys.argv[1:] = sys.argv[1:]\n"
+        "import sys; import hydratune.experiment.run as job; sys.argv[1:] = sys.argv[1:]\n"
         "def broken(*a, **k): raise KeyError('as asked')\n"
         "job.run_job = broken\n"
-        "from hydratune.cli import main; main()"
+        "from hydratune.cli.main import main; main()"
     )
     line = [*TINY, "stage=pretrain", "hydra.run.dir=run"]
     done = subprocess.run([sys.executable, "-c", code, *line], cwd=tmp_path, capture_output=True, text=True)
@@ -158,7 +158,7 @@ def test_a_fault_of_a_users_class_names_its_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_dry_run_offers_nothing_to_go_on_with(tmp_path: Path) -> None:
-    from hydratune.command import _goes_on
+    from hydratune.cli.arguments import _goes_on
 
     assert _goes_on(str(tmp_path)) == ""
     (tmp_path / "run.json").write_text("{}")
@@ -186,6 +186,8 @@ def test_a_run_from_a_directory_of_configurations_is_resumed(tmp_path: Path) -> 
 
 # ---- Ctrl-C before anything has begun
 
+LAUNCHED = "'hydratune.experiment.run' in sys.modules or 'hydratune.sweep.launcher' in sys.modules"
+
 
 @pytest.mark.scenario(41)
 @pytest.mark.parametrize("sweep", [False, True])
@@ -199,7 +201,7 @@ os.setpgid(0, 0)
 def strike():
     launched = False
     while True:
-        if {moment.replace("launched", "'hydratune.job' in sys.modules or 'hydratune.sweep.launcher' in sys.modules")}:
+        if {moment.replace("launched", LAUNCHED)}:
             break
     os.killpg(0, signal.SIGINT)
 threading.Thread(target=strike, daemon=True).start()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from hydratune.data.decode import decode
+from hydratune.data.images.decode import decode
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 

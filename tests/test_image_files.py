@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from hydratune.data import hashes
-from hydratune.data.augment import Augment
-from hydratune.data.folder import ImageFolder
-from hydratune.data.images import TorchvisionImages
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.folder import ImageFolder
+from hydratune.data.images.torchvision_images import TorchvisionImages
 from hydratune.tasks.classification import Classification
 
 HALF = {"mean": [0.5] * 3, "std": [0.25] * 3}
@@ -425,7 +425,7 @@ def test_counts_of_every_class_are_told(tmp_path: Path) -> None:
     pictures(tmp_path / "few", "dog", count=10)
     for memory in (64, 0):
         data = folder(tmp_path / "few", val_share=0.2, test_share=0.2, memory_mb=memory)
-        said = {part: data.remark(data.split(part)) for part in ("train", "val", "test")}
+        said = {part: data.split_summary(data.split(part)) for part in ("train", "val", "test")}
         assert said == {
             "train": "19 images; cat 13, dog 6",
             "val": "divided off train: 5 images; cat 3, dog 2",
@@ -434,10 +434,10 @@ def test_counts_of_every_class_are_told(tmp_path: Path) -> None:
     for part, count in (("train", 3), ("val", 1)):
         pictures(tmp_path / "many" / part, *(f"c{i}" for i in range(13)), count=count)
     many = folder(tmp_path / "many", test_share=0)
-    assert many.remark(many.split("train")) == "39 images; 13 classes of 3 to 3 images"
-    assert many.remark(many.split("val")) == "13 images; 13 classes of 1 to 1 image"
+    assert many.split_summary(many.split("train")) == "39 images; 13 classes of 3 to 3 images"
+    assert many.split_summary(many.split("val")) == "13 images; 13 classes of 1 to 1 image"
     sets = torchvision(mnist(tmp_path / "sets", 1))
-    assert sets.remark(sets.split("val")).startswith("divided off train: 10 images; T-shirt/top 1, ")
+    assert sets.split_summary(sets.split("val")).startswith("divided off train: 10 images; T-shirt/top 1, ")
 
 
 def test_what_is_there_twice_is_told_or_refused(tmp_path: Path) -> None:

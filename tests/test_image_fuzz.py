@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hydratune.data.decode import check_header, decode
+from hydratune.data.images.decode import check_header, decode
 from tests.imagefuzz import ENDINGS, damaged_files, whole
 
 

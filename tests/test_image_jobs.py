@@ -69,7 +69,7 @@ def test_a_pretraining_and_features_of_other_pixels_are_not_taken(roots: Path) -
         done = hydratune(*options, *where, cwd=roots, **cache)
         assert done.returncode == 0, done.stdout + done.stderr
         runs.append(record(roots / "outputs" / "finetune" / name))
-    first, second, third = (run["made_of"]["origin"] for run in runs)
+    first, second, third = (run["provenance"]["origin"] for run in runs)
     assert first == third != second and len(list((roots / "outputs" / "pretrain").glob("auto-*"))) == 2
     assert runs[0]["metrics"] == runs[2]["metrics"]
     assert len(list((roots / "cache").glob("features/*/features.bin"))) == 4  # train and val of both

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from hydratune.origin import _finished_run
+from hydratune.experiment.init_from import _finished_run
 from hydratune.record import checkpoint
-from hydratune.record.progress import Screen
+from hydratune.record.screen import Screen
 from tests.conftest import TINY, hydratune, make_job
 from tests.faults.harness import PATIENCE, wait_until
 from tests.test_config import options
@@ -68,7 +68,7 @@ def test_the_main_job_hands_its_trunk_over(run: Runner, tmp_path: Path) -> None:
 
 
 def test_auto_finds_the_pretraining_that_was_run_by_hand(tmp_path: Path, run: Runner) -> None:
-    from hydratune.job import run_job
+    from hydratune.experiment.run import run_job
 
     by_hand = make_job([*TINY, "stage=pretrain", "epochs=1"], tmp_path)
     by_hand = type(by_hand)(**{**vars(by_hand), "directory": tmp_path / "outputs" / "pretrain" / "mine"})
@@ -98,7 +98,7 @@ def test_nothing_is_pretrained_for_a_job_that_cannot_run(run: Runner, tmp_path: 
 def test_test_split_is_read_once_and_never_in_a_sweep(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydratune.data.shapes import Shapes
+    from hydratune.data.images.shapes import Shapes
 
     seen: list[str] = []
     original = Shapes.read
@@ -113,7 +113,7 @@ def test_test_split_is_read_once_and_never_in_a_sweep(
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_two_steps_of_each_experiment(experiment: str, tmp_path: Path) -> None:
     """Every shipped recipe composes, builds its network and data, and trains; real data where it needs some."""
-    from hydratune.job import run_job
+    from hydratune.experiment.run import run_job
 
     job = make_job([f"experiment={experiment}"], tmp_path)
     text = (Path(__file__).parents[1] / "conf" / "experiment" / f"{experiment}.yaml").read_text()
@@ -134,7 +134,7 @@ def test_two_steps_of_each_experiment(experiment: str, tmp_path: Path) -> None:
 
 
 def test_fashion_mnist_through_the_whole_main_job(data_root: Path, tmp_path: Path) -> None:
-    from hydratune.job import run_job
+    from hydratune.experiment.run import run_job
 
     job = make_job(
         ["stage=finetune", "dataset=fashion_mnist", "dataset@pretrain.dataset=fashion_mnist", "pretrain.steps=60",
@@ -217,7 +217,7 @@ def test_the_newest_pretrainings_of_a_model_are_offered(tmp_path: Path, capsys: 
         home = tmp_path / "pretrain" / name
         home.mkdir(parents=True)
         known = {"stage": "pretrain", "status": "complete", "fingerprint": name, "ended": f"2026-01-0{ended}"}
-        (home / "run.json").write_text(json.dumps({**known, "made_of": {"model": "m" if name != "b" else "other"}}))
+        (home / "run.json").write_text(json.dumps({**known, "provenance": {"model": "m" if name != "b" else "other"}}))
     assert _finished_run(tmp_path, "none", {"model": "m"}, Screen()) == ""
     offered = [line.rpartition("=")[2].split()[0] for line in capsys.readouterr().out.splitlines()]
     assert offered == [str(tmp_path / "pretrain" / name) for name in "dca"]
@@ -263,13 +263,13 @@ def test_resuming_at_a_logged_step_keeps_one_value_per_step(
 
 
 def test_a_sweeps_job_can_be_tested_later(run: Runner, tmp_path: Path) -> None:
-    from hydratune.job import run_job
+    from hydratune.experiment.run import run_job
 
     swept = run("stage=pretrain", "epochs=1", "freeze=none", "freeze.groups=1", sweep=True)
     assert "test_accuracy" not in record(swept.directory)["metrics"]
     job = make_job([*TINY, "stage=pretrain", "epochs=1", "freeze=none", "freeze.groups=1", "test=true", "resume=auto"],
                    tmp_path, sweep=True)  # fmt: skip
-    assert 0 <= run_job(job).record["metrics"]["test_accuracy"] <= 1
+    assert 0 <= run_job(job).record.metrics["test_accuracy"] <= 1
     assert record(swept.directory)["status"] == "complete" and "test_accuracy" in record(swept.directory)["metrics"]
 
 
@@ -398,7 +398,7 @@ def test_a_users_own_network_and_options_need_no_edit_here(tmp_path: Path) -> No
     done = hydratune(*common, "trust=[my_package]", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     story = record(next(tmp_path.glob("outputs/finetune/*/run.json")).parent)
-    assert story["trust"] == ["my_package"] and story["made_of"]["model"]["_target_"] == "my_package.MyNet"
+    assert story["trust"] == ["my_package"] and story["provenance"]["model"]["_target_"] == "my_package.MyNet"
     typo = hydratune(*common, "trust=[my_package]", "+model.widht=3", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert typo.returncode == 2 and "model.widht=3: no such key; nearest: width" in typo.stderr
 

@@ -113,7 +113,7 @@ def test_slurm_is_asked_for_what_was_said(tmp_path: Path) -> None:
 
 
 def test_what_is_absent_says_what_installs_it(tmp_path: Path) -> None:
-    from hydratune.errors import PLUGINS, explain
+    from hydratune.config.errors import PLUGINS, explain
     from tests.conftest import compose_config
 
     for group, extras in PLUGINS.items():

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hydratune.core.types import Backbone
 from hydratune.freeze.lora import A, LoRA, is_adapter, merged, save_adapter
 from hydratune.models.network import Network, build_network
-from hydratune.models.torchvision_models import torchvision_model
+from hydratune.models.vision.torchvision_models import torchvision_model
 from hydratune.record import checkpoint
-from hydratune.types import Body
 from tests.tiny import go, network, same, stream, trial, weights
 
 
@@ -33,7 +33,7 @@ def layers() -> nn.Module:
 
 def built(source: nn.Module, strategy: LoRA | None = None) -> Network:
     body = nn.Sequential(source.grouped, nn.Tanh(), source.depthwise, nn.Flatten(), source.linear)
-    net = build_network(Body(source, [("first", source.first), ("rest", body)], head_name="fc"), nn.Linear(6, 3))
+    net = build_network(Backbone(source, [("first", source.first), ("rest", body)], head_name="fc"), nn.Linear(6, 3))
     return net if strategy is None else Network(strategy.adapt(net.groups))
 
 
@@ -148,7 +148,7 @@ class Plain(nn.Module):
 
 def ours_of(plain: Plain) -> Network:
     body = nn.Sequential(nn.Flatten(), plain.linear)
-    return build_network(Body(plain, [("first", plain.first), ("rest", body)], head_name="fc"), plain.fc)
+    return build_network(Backbone(plain, [("first", plain.first), ("rest", body)], head_name="fc"), plain.fc)
 
 
 @pytest.mark.filterwarnings("ignore")

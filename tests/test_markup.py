@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hydratune.markup import as_shown, fenced, in_markdown
-from hydratune.record.progress import Screen, markdown_table
+from hydratune.core.markdown import as_shown, fenced, in_markdown, markdown_table
+from hydratune.record.screen import Screen
 from hydratune.sweep.plan import Entry, Unit
 from hydratune.sweep.pool import Event
 from hydratune.sweep.screen import SweepScreen

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from hydratune.core.types import Backbone
 from hydratune.models.initialise import initialised, named_tensors
+from hydratune.models.load_weights import InitRules, load_into, read_tensors
 from hydratune.models.network import Network, as_body, build_network
-from hydratune.models.simple_cnn import mlp, simple_cnn
-from hydratune.models.small_resnet import small_resnet
-from hydratune.models.torchvision_models import torchvision_model
-from hydratune.pretrained import InitRules, load_into, read_tensors
-from hydratune.types import Body
+from hydratune.models.vision.simple_cnn import mlp, simple_cnn
+from hydratune.models.vision.small_resnet import small_resnet
+from hydratune.models.vision.torchvision_models import torchvision_model
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 
 
-def network_of(body: Body, classes: int = 10, shape: tuple[int, int, int] = SMALL) -> Network:
+def network_of(body: Backbone, classes: int = 10, shape: tuple[int, int, int] = SMALL) -> Network:
     features = torch.zeros(2, *shape)
     with torch.no_grad():
         for _, module in body.groups:
@@ -95,12 +95,12 @@ def test_split_composes() -> None:
 
 
 def test_a_tied_tensor_is_saved_once_and_belongs_to_its_first_user() -> None:
-    from hydratune.layer_groups import parameter_names
+    from hydratune.core.layer_groups import parameter_names
 
     source = nn.Module()
     source.a, source.b = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
     source.b.weight = source.a.weight
-    network = build_network(Body(source, [("one", source.a), ("two", source.b)]), nn.Linear(8, 2))
+    network = build_network(Backbone(source, [("one", source.a), ("two", source.b)]), nn.Linear(8, 2))
     assert sorted(network.state_dict()) == ["a.weight", "head.bias", "head.weight"]
     assert parameter_names(network.groups) == [["a.weight"], [], ["head.weight", "head.bias"]]
 

@@ -134,13 +134,13 @@ def test_a_pretraining_that_chose_what_is_pinned_now_is_taken(tmp_path: Path) ->
 
 
 def test_a_probe_on_a_busy_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.engine import probe
-    from hydratune.runtime import Runtime
+    from hydratune.distributed.runtime import Runtime
+    from hydratune.engine import autotune
     from hydratune.tasks.classification import Classification
     from tests.tiny import network, stream
 
     monkeypatch.setenv("HYDRATUNE_CACHE", str(tmp_path))
-    batch, runs = next(stream().once()), []
+    batch, runs = next(stream().eval_batches()), []
 
     def measured(spread: float) -> Any:
         def measure(net: Any, task: Any, batch: Any, runtime: Any, candidates: Any) -> Any:
@@ -149,30 +149,30 @@ def test_a_probe_on_a_busy_machine_is_noticed(tmp_path: Path, monkeypatch: pytes
 
         return measure
 
-    monkeypatch.setattr(probe, "_measure", measured(3.0))
-    _, how = probe.choose_precision(network(), Classification(), batch, Runtime(precision="fp32"), "tiny")
+    monkeypatch.setattr(autotune, "_measure", measured(3.0))
+    _, how = autotune.choose_precision(network(), Classification(), batch, Runtime(precision="fp32"), "tiny")
     assert "busy machine" in how and "runtime.precision=fp32 runtime.layout=contiguous keeps" in how
-    assert len(runs) == probe.ATTEMPTS and not probe.cache_file().exists()
-    monkeypatch.setattr(probe, "_measure", measured(1.1))
-    _, how = probe.choose_precision(network(), Classification(), batch, Runtime(precision="fp32"), "tiny")
-    assert how.startswith("probed (") and probe.cache_file().exists()
+    assert len(runs) == autotune.ATTEMPTS and not autotune.cache_file().exists()
+    monkeypatch.setattr(autotune, "_measure", measured(1.1))
+    _, how = autotune.choose_precision(network(), Classification(), batch, Runtime(precision="fp32"), "tiny")
+    assert how.startswith("probed (") and autotune.cache_file().exists()
 
 
 def test_a_dear_batch_is_probed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydratune.engine import probe
-    from hydratune.runtime import Runtime
+    from hydratune.core.types import Batch
+    from hydratune.distributed.runtime import Runtime
+    from hydratune.engine import autotune
     from hydratune.tasks.classification import Classification
-    from hydratune.types import Batch
     from tests.tiny import network
 
     seen: set[int] = set()
     net = network()
     net.groups[0].module.register_forward_hook(lambda m, i, o: seen.add(len(o)))
-    monkeypatch.setattr(probe.copy, "deepcopy", lambda modules: modules)
-    monkeypatch.setattr(probe, "LONGEST", 1e-9)
+    monkeypatch.setattr(autotune.copy, "deepcopy", lambda modules: modules)
+    monkeypatch.setattr(autotune, "LONGEST", 1e-9)
     batch = Batch(torch.zeros(64, 3, 8, 8), torch.zeros(64, dtype=torch.int64), torch.arange(64))
-    probe._measure(net, Classification(), batch, Runtime(), Runtime(precision="fp32").candidates())
-    assert seen == {probe.FEWEST}
+    autotune._measure(net, Classification(), batch, Runtime(), Runtime(precision="fp32").candidates())
+    assert seen == {autotune.FEWEST}
 
 
 def test_weights_of_another_file_are_another_job(tmp_path: Path) -> None:

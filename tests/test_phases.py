@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.types import Backbone, Phase
 from hydratune.freeze.lora import LoRA
 from hydratune.freeze.phases import with_norms
 from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
@@ -22,21 +24,19 @@ from hydratune.freeze.strategies import (
     FirstGroups,
     HeadOnly,
     LastGroups,
+    NoFreeze,
     NormOnly,
-    Nothing,
     Pattern,
     Surgical,
 )
-from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network, build_network
-from hydratune.models.simple_cnn import simple_cnn
-from hydratune.optim import SGD, AdamW
-from hydratune.types import Body, Phase
+from hydratune.models.vision.simple_cnn import simple_cnn
+from hydratune.optim.optimizers import SGD, AdamW
 from tests.tiny import network, same, stream, trial, weights
 
 SHARES = st.floats(0.0, 1.0)
 STRATEGIES = st.one_of(
-    st.builds(Nothing),
+    st.builds(NoFreeze),
     st.builds(HeadOnly),
     st.builds(LastGroups, st.one_of(st.integers(0, 5), SHARES)),
     st.builds(FirstGroups, st.one_of(st.integers(0, 5), SHARES)),
@@ -69,7 +69,7 @@ def networks(draw: st.DrawFn) -> Network:
             module = nn.Sequential(*layers)
             source.add_module(f"group{i}", module)
             groups.append((f"group{i}", module))
-        return build_network(Body(source, groups), nn.Linear(16, 3))
+        return build_network(Backbone(source, groups), nn.Linear(16, 3))
 
 
 class Fixed:

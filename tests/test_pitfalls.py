@@ -10,16 +10,17 @@ import torch
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from hydratune.data.augment import Augment
+from hydratune.core.types import Backbone, Phase
+from hydratune.data.images.augment import Augment
+from hydratune.distributed.runtime import Runtime
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
-from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, Nothing
+from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, NoFreeze
+from hydratune.models.load_weights import InitRules, load_into
 from hydratune.models.network import Network, build_network
-from hydratune.optim import SGD, AdamW, Cosine
-from hydratune.pretrained import InitRules, load_into
+from hydratune.optim.optimizers import SGD, AdamW
+from hydratune.optim.schedules import Cosine
 from hydratune.record import checkpoint
-from hydratune.runtime import Runtime
-from hydratune.types import Body, Phase
 from tests.tiny import SPEC, go, network, same, stream, trial, weights
 
 
@@ -37,7 +38,7 @@ def test_1_statistics_of_frozen_norms_stand_still_through_evaluations(tmp_path: 
     go([t], every=2)  # each evaluation switches to eval and back
     assert all(torch.equal(before[n], tensor) for n, tensor in weights(net).items() if "running" in n or "tracked" in n)
     net.groups[0].module.train()  # what model.train() would do: the same run sees them move
-    net.forward(next(stream().once()).inputs)
+    net.forward(next(stream().eval_batches()).inputs)
     assert not torch.equal(before["bn.running_mean"], net.buffers()["bn.running_mean"])
 
 
@@ -46,11 +47,11 @@ def test_2_one_parameter_near_the_input_keeps_the_whole_backward_pass_and_the_re
     from hydratune.freeze.report import trains
 
     net = network(norm=False)
-    inputs = next(stream().once()).inputs
+    inputs = next(stream().eval_batches()).inputs
     meter = CostMeter(net.groups, inputs, lambda o: o.sum(), Runtime(precision="fp32").autocast, update=0.0)
     conv_bias = Phase(0, 1, frozenset({"middle.bias", "head.bias"}), cut=1)
     whole, bias, head = (
-        meter.phase(p) for p in (Nothing().phases(net.groups, 1)[0], conv_bias, HeadOnly().phases(net.groups, 1)[0])
+        meter.phase(p) for p in (NoFreeze().phases(net.groups, 1)[0], conv_bias, HeadOnly().phases(net.groups, 1)[0])
     )
     assert bias.saved_bytes > 0.2 * whole.saved_bytes and head.saved_bytes < 0.2 * whole.saved_bytes
     said = trains(net.groups, BiasOnly().phases(net.groups, 5))[0][6]
@@ -109,7 +110,7 @@ def test_5_frozen_is_not_a_learning_rate_of_zero(tmp_path: Path) -> None:
     assert not any(layer.training for g in net.groups[:2] for layer in g.module.modules())
     zero = network()
     before = weights(zero)
-    u = trial(tmp_path, zero, Nothing(), steps=2, recipe=SGD(1e-30), name="zero")
+    u = trial(tmp_path, zero, NoFreeze(), steps=2, recipe=SGD(1e-30), name="zero")
     go([u])
     assert not torch.equal(before["bn.running_mean"], weights(zero)["bn.running_mean"])
 
@@ -190,7 +191,7 @@ def test_9_layer_decay_reaches_the_optimizer_under_any_schedule_and_is_logged(tm
     """timm keeps lr_scale beside the group and only its own schedulers read it."""
     net = network()
     recipe = SGD(0.1, layer_decay=0.5, head_lr_multiplier=10)
-    t = trial(tmp_path, net, Nothing(), steps=10, recipe=recipe, schedule=Cosine())
+    t = trial(tmp_path, net, NoFreeze(), steps=10, recipe=recipe, schedule=Cosine())
     logged: dict[str, float] = {}
     t.run.board.scalars = lambda values, step: logged.update(values)  # type: ignore[method-assign]
     for step, batch in enumerate(stream().batches(0, 6)):
@@ -212,7 +213,7 @@ def test_10_dropout_in_a_frozen_trunk_adds_no_noise(tmp_path: Path) -> None:
     t.enter(t.phases[0])
     x = torch.randn(4, 3, 8, 8)
     assert torch.equal(net.forward(x, 0, 2), net.forward(x, 0, 2))
-    t.enter(Nothing().phases(net.groups, 12)[0])
+    t.enter(NoFreeze().phases(net.groups, 12)[0])
     assert not torch.equal(net.forward(x, 0, 2), net.forward(x, 0, 2))
 
 
@@ -220,7 +221,7 @@ def test_11_groups_are_in_execution_order_whatever_the_order_of_definition() -> 
     """Freezing "the first n parameters" follows __init__; a layer defined first may run last."""
     source = nn.Module()
     source.late, source.early = nn.Linear(4, 4), nn.Linear(4, 4)  # defined the other way round
-    net = build_network(Body(source, [("early", source.early), ("late", source.late)]), nn.Linear(4, 2))
+    net = build_network(Backbone(source, [("early", source.early), ("late", source.late)]), nn.Linear(4, 2))
     (phase,) = LastGroups(1).phases(net.groups, 5)
     assert phase.cut == 1 and {n for n in phase.trainable if "late" in n} and not [
         n for n in phase.trainable if "early" in n
@@ -245,7 +246,7 @@ def test_13_a_tied_weight_lies_on_one_side_of_the_cut(tmp_path: Path) -> None:
     tied = nn.Sequential(nn.Linear(192, 192, bias=False), nn.ReLU())
     tied[0].weight = source.embed.weight
     groups = [("embed", nn.Sequential(nn.Flatten(), source.embed)), ("middle", source.middle), ("tied", tied)]
-    net = build_network(Body(source, groups), nn.Linear(192, SPEC.num_classes))
+    net = build_network(Backbone(source, groups), nn.Linear(192, SPEC.num_classes))
     before = weights(net)
     (phase,) = LastGroups(1).phases(net.groups, 6)
     assert "embed.weight" not in phase.trainable
@@ -374,9 +375,9 @@ def test_l2_sp_resumes_with_the_weights_it_started_from(tmp_path: Path) -> None:
 
 def test_augmented_views_are_the_same_in_a_cache_as_in_the_stream() -> None:
     data = stream(augment=Augment(flip=True, crop_padding=1, views=2))
-    rows = torch.cat(list(data.distinct(7)))
+    rows = torch.cat(list(data.unique_inputs(7)))
     assert len(rows) == 2 * 40
-    for plain, (ids, at) in zip(data.batches(3, 18), data.rows(3, 18), strict=True):
-        kept = data.labelled(rows[at], ids)
+    for plain, own in zip(data.batches(3, 18), data.rows(3, 18), strict=True):
+        kept = data.labelled(rows[own.at], own)
         assert torch.equal(plain.inputs, kept.inputs) and torch.equal(plain.targets, kept.targets)
         assert torch.equal(plain.ids, kept.ids)

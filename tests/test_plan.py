@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from hydratune.record.run_record import RunRecord
 from hydratune.sweep import halving, ranking
 from hydratune.sweep.plan import Entry, directory_name, settled, shared_out
 
 
 def entry(number: int, asked: str = "", home: Path = Path("s"), name: str = "") -> Entry:
-    from hydratune.assemble import Job
+    from hydratune.config.job import Job
 
     directory = home / (name or f"job{number}")
-    job = Job({}, directory, {}, [], "", [], asked=asked or f"asks{number}")
+    config: Any = None  # nothing of it is looked at
+    job = Job(config, directory, {}, [], "", [], config_hash=asked or f"asks{number}")
     return Entry(number, [], {}, directory, job)
 
 
@@ -31,7 +33,7 @@ def test_names_say_what_varies_and_are_safe() -> None:
 
 
 def test_runs_are_known_by_what_they_ask_for(tmp_path: Path) -> None:
-    known = {tmp_path / "old": {"asked": "a"}, tmp_path / "job1": {"asked": "else"}}
+    known = {tmp_path / n: RunRecord(status="complete", config_hash=h) for n, h in (("old", "a"), ("job1", "else"))}
     first, second, third = settled([entry(0, "a", tmp_path), entry(1, "b", tmp_path), entry(2, "a", tmp_path)], known)
     assert first.directory.name == "old"  # the same job under another name
     assert second.directory.name == "job1-b"  # the name is taken by another one

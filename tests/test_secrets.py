@@ -15,9 +15,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 import yaml
 
-from hydratune import secrets
-from hydratune.overrides import quoted, safe_name
-from hydratune.secrets import HIDDEN, hidden, hidden_in, learn, learn_variable, told_apart
+from hydratune.config.overrides import quoted, safe_name
+from hydratune.core import secrets
+from hydratune.core.secrets import HIDDEN, hidden, hidden_in, learn, learn_variable, told_apart
 from tests.conftest import hydratune
 
 URL = "https://user:t0k3n%40@host.example/pa th?key=abcdefgh&x=1#frag"

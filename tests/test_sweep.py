@@ -49,10 +49,10 @@ def network(how: str, width: int, input_shape):
             self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU())
             self.how = how
         def layer_groups(self):
-            return [("body", Body(self.body, how))]
+            return [("body", Backbone(self.body, how))]
     return Net()
 
-class Body(nn.Module):
+class Backbone(nn.Module):
     def __init__(self, inner, how):
         super().__init__()
         self.inner, self.how, self.count = inner, how, 0

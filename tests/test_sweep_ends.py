@@ -24,7 +24,7 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 DATA = """
 from pathlib import Path
-from hydratune.data.shapes import Shapes
+from hydratune.data.images.shapes import Shapes
 
 class Data(Shapes):
     def read(self, name):
@@ -108,7 +108,7 @@ def test_an_end_that_is_killed_is_told_once(tmp_path: Path) -> None:
         "    if changes.get('status') == 'complete': os.kill(os.getpid(), signal.SIGKILL)\n"
         "    real(self, **changes)\n"
         "Run.update = update\n"
-        "from hydratune.cli import main; main()"
+        "from hydratune.cli.main import main; main()"
     )
     options = [*TINY, "stage=pretrain", "model=mlp", "steps=6", "engine.eval_every=3"]
     whole = hydratune(*options, "hydra.run.dir=whole", cwd=tmp_path)

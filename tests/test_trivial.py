@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from hydratune.data.trivial import BINS, GEOMETRIC, OPERATIONS, PIXELWISE, trivial_augment
+from hydratune.data.images.trivial import BINS, GEOMETRIC, OPERATIONS, PIXELWISE, trivial_augment
 
 SIGNED = [*GEOMETRIC, "Brightness", "Color", "Contrast", "Sharpness"]
 MAGNITUDES = [0, 1, 8, 15, 20, 24, 30]

@@ -15,18 +15,19 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hydratune.data.augment import Augment
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.types import Phase
+from hydratune.data.images.augment import Augment
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence
+from hydratune.engine.stretch import Streams
 from hydratune.engine.trunk import Caches, Trunk, cached, plan_caches
 from hydratune.freeze.cost import CostMeter, PhaseCost
 from hydratune.freeze.phases import set_mode
 from hydratune.freeze.schedules import Gradual, LpFt, Progressive
-from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, Nothing, Surgical
-from hydratune.layer_groups import parameter_names
-from hydratune.record.features import _MEMORY, FeatureStore
-from hydratune.runtime import Runtime
-from hydratune.types import Phase
+from hydratune.freeze.strategies import BiasOnly, HeadOnly, LastGroups, NoFreeze, Surgical
+from hydratune.record.feature_store import _MEMORY, FeatureStore
 from tests.tiny import Silent, network, same, stream, trial, weights
 
 FP32 = Runtime(precision="fp32", keep_memory=False)
@@ -38,7 +39,7 @@ def nothing_kept() -> None:
 
 
 def meter(net: Any) -> CostMeter:
-    inputs = next(stream(16).once()).inputs
+    inputs = next(stream(16).eval_batches()).inputs
     return CostMeter(net.groups, inputs, lambda o: o.square().sum(), FP32.autocast, update=1e-9)
 
 
@@ -46,13 +47,13 @@ def meter(net: Any) -> CostMeter:
 
 
 @pytest.mark.parametrize(
-    "strategy", [Nothing(), HeadOnly(), LastGroups(1), BiasOnly(), Surgical(0)], ids=lambda s: type(s).__name__
+    "strategy", [NoFreeze(), HeadOnly(), LastGroups(1), BiasOnly(), Surgical(0)], ids=lambda s: type(s).__name__
 )
 def test_saved_bytes_are_what_autograd_keeps(strategy: Any) -> None:
     """Counted by hooks on the real, whole step."""
     net = network(norm=True)
     (phase,) = strategy.phases(net.groups, 1)
-    inputs = next(stream(16).once()).inputs
+    inputs = next(stream(16).eval_batches()).inputs
     estimated = meter(net).phase(phase).saved_bytes
     for i, (group, names) in enumerate(zip(net.groups, parameter_names(net.groups), strict=True)):
         set_mode(group, names, phase, i >= phase.cut)
@@ -79,7 +80,7 @@ def test_operations_are_counted_and_shares_add_up() -> None:
     net = network()
     found = meter(net)
     with FlopCounterMode(display=False) as counter:
-        net.forward(next(stream(1).once()).inputs[:1])
+        net.forward(next(stream(1).eval_batches()).inputs[:1])
     assert sum(found.operations) == counter.get_total_flops() > 0
     cost = found.phase(LastGroups(1).phases(net.groups, 1)[0])
     stem = 2 * 6 * 3 * 9 * 36  # 2 x channels out x channels in x kernel x places
@@ -93,7 +94,7 @@ def test_measuring_moves_nothing_and_freezing_costs_less() -> None:
     before = weights(net)
     flags = {n: p.requires_grad for n, p in net.parameters().items()}
     found = meter(net)
-    costs = [found.phase(p) for p in (Nothing().phases(net.groups, 1)[0], HeadOnly().phases(net.groups, 1)[0])]
+    costs = [found.phase(p) for p in (NoFreeze().phases(net.groups, 1)[0], HeadOnly().phases(net.groups, 1)[0])]
     assert same(before, weights(net)) and flags == {n: p.requires_grad for n, p in net.parameters().items()}
     assert not any(p.grad is not None for p in net.parameters().values())
     assert costs[1].seconds < costs[0].seconds and costs[1].saved_bytes < costs[0].saved_bytes
@@ -132,7 +133,7 @@ def test_the_unfrozen_step_is_never_run() -> None:
         replace(g, module=Watched(g.module, i), names={f"inner.{k}": v for k, v in g.names.items()})
         for i, g in enumerate(groups)
     ]
-    found = Counting(watched, next(stream(16).once()).inputs, lambda o: o.sum(), FP32.autocast, update=0.0)
+    found = Counting(watched, next(stream(16).eval_batches()).inputs, lambda o: o.sum(), FP32.autocast, update=0.0)
     found.phase(Phase(0, 1, frozenset(net.parameters()), cut=0))
     assert set(ran) == {0, 1, 2} and largest == 1
 
@@ -151,7 +152,7 @@ def go_cached(
     t = trial(tmp_path, net, strategy, name=name, **more)
     phases = frozenset(p for p in t.phases if p.cut)
     use = Caches(phases, caches, "train", "val") if caches else None
-    train([t], stream(augment=augment), stream(), Cadence(5, 5, 4), Silent(), 0, use)  # type: ignore[arg-type]
+    train([t], Streams(stream(augment=augment), stream(), {}), Cadence(5, 5, 4), Silent(), 0, use)  # type: ignore[arg-type]
     t.run.__exit__(None, None, None)
     return net, t
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hydratune.pretrained import InitRules, load_into, read_state_dict, read_tensors
+from hydratune.models.load_weights import HeadAnswers, InitRules, load_into, read_state_dict, read_tensors
 from tests.conftest import TINY, hydratune
 from tests.tiny import network
 
@@ -99,7 +99,7 @@ def test_shares_are_rounded_down() -> None:
     with pytest.raises(ValueError) as error:
         loaded(big)
     assert "only 100.0%" not in str(error.value) and "of the trunk was found" in str(error.value)
-    from hydratune.pretrained import _percent
+    from hydratune.models.load_weights import _percent
 
     assert _percent(0.99996) == "99.9%" and _percent(1.0) == "100.0%"
 
@@ -118,14 +118,23 @@ def test_a_head_under_another_name_is_known_by_place_and_shape() -> None:
 
 
 def test_rules_of_heads() -> None:
-    auto = InitRules()
-    assert auto.refuses_head(["a", "b"], ["a", "b"]) is None
-    assert "another order; dataset.classes=[b,a]" in str(auto.refuses_head(["b", "a"], ["a", "b"]))
-    assert auto.refuses_head(["a", "c"], ["a", "b"]) == "made for other classes"
-    assert "init_head=true takes it" in str(auto.refuses_head(None, ["a", "b"]))
-    assert auto.refuses_head(None, []) is None  # a language model's: its classes are the tokens
-    assert InitRules(head=True).refuses_head(["x"], ["a", "b"]) is None
-    assert InitRules(head=False).refuses_head(["a", "b"], ["a", "b"]) == "init_head=false"
+    def refused(
+        theirs: list[str] | None, own: list[str], kinds: tuple[str | None, str] = ("classes", "classes"), **rules: Any
+    ) -> str:
+        made_for = None if theirs is None else HeadAnswers(kinds[0], theirs)
+        return InitRules(**rules).refuses_head(made_for, HeadAnswers(kinds[1], own)) or ""
+
+    assert not refused(["a", "b"], ["a", "b"])
+    assert "another order; dataset.classes=[b,a]" in refused(["b", "a"], ["a", "b"])
+    assert refused(["a", "c"], ["a", "b"]) == "made for other classes"
+    assert "init_head=true takes it" in refused(None, ["a", "b"])
+    assert not refused(None, [])  # a language model's: its classes are the tokens
+    assert not refused(["x"], ["a", "b"], head=True)
+    assert refused(["a", "b"], ["a", "b"], head=False) == "init_head=false"
+    # What it was made for tells, also where neither side has names or both have the same
+    assert "another target (values" in refused(["a"], ["a"], ("values", "labels"))
+    assert "another target (masked" in refused([], [], ("masked", "causal"))
+    assert not refused(["a", "b"], ["a", "b"], (None, "classes"))  # older checkpoints do not say it
     with pytest.raises(ValueError, match=r"init_head=true: head\.bias of a file cannot be taken"):
         loaded({n: t for n, t in tensors().items() if n not in HEAD}, head=True)
 
@@ -166,7 +175,7 @@ def test_a_head_for_other_classes_is_not_taken_from_a_path(tmp_path: Path) -> No
 
 
 def test_how_weights_are_taken_over_belongs_to_the_fingerprint(tmp_path: Path) -> None:
-    from hydratune.fingerprint import content
+    from hydratune.config.fingerprint import content
     from tests.conftest import make_job
 
     plain, asked = (
@@ -177,7 +186,7 @@ def test_how_weights_are_taken_over_belongs_to_the_fingerprint(tmp_path: Path) -
 
 
 def test_torchvisions_weights_name_their_classes() -> None:
-    from hydratune.models.torchvision_models import _categories
+    from hydratune.models.vision.torchvision_models import _categories
 
     names = _categories("resnet18", "DEFAULT")
     assert names is not None and len(names) == 1000 and "tench" in names

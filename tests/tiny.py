@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from hydratune.data.augment import Augment
-from hydratune.data.image_stream import ImageStream, MemorySplit
-from hydratune.data.stream import Stream
+from hydratune.core.types import Backbone, ImageSpec
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.data.stream import Batches, Placement, Stream
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
-from hydratune.engine.trial import Trial
-from hydratune.freeze.strategies import Nothing
+from hydratune.engine.stretch import Streams
+from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network, build_network
-from hydratune.optim import SGD, Constant, Recipe, Schedule
+from hydratune.optim.optimizers import SGD, OptimizerConfig
+from hydratune.optim.schedules import Constant, Schedule
 from hydratune.record.run import Run
-from hydratune.runtime import Runtime
 from hydratune.tasks.classification import Classification
-from hydratune.types import Body, DataSpec
 
 CPU = torch.device("cpu")
-SPEC = DataSpec((3, 8, 8), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+SPEC = ImageSpec((3, 8, 8), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
 
 
 class Silent:
@@ -40,7 +42,7 @@ def network(dropout: float = 0.0, norm: bool = True) -> Network:
         source.bn = nn.BatchNorm2d(6) if norm else nn.Identity()
         source.middle = nn.Conv2d(6, 8, 3, stride=2)
         source.bn2 = nn.BatchNorm2d(8) if norm else nn.Identity()
-        body = Body(
+        body = Backbone(
             source,
             [
                 ("stem", nn.Sequential(source.stem, source.bn, nn.ReLU())),
@@ -53,7 +55,8 @@ def network(dropout: float = 0.0, norm: bool = True) -> Network:
 def stream(batch_size: int = 8, augment: Augment | None = None, n: int = 40) -> Stream:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return ImageStream(MemorySplit(images, torch.arange(n) % 3), SPEC, batch_size, CPU, 3, augment, seed=5)
+    split = MemorySplit(images, torch.arange(n) % 3)
+    return ImageStream(split, SPEC, Batches(batch_size, 5), Placement(CPU), 3, augment)
 
 
 def trial(
@@ -61,22 +64,20 @@ def trial(
     net: Network,
     strategy: Any = None,
     steps: int = 12,
-    recipe: Recipe | None = None,
+    recipe: OptimizerConfig | None = None,
     schedule: Schedule | None = None,
     name: str = "run",
     runtime: Runtime | None = None,
     **settings: Any,
 ) -> Trial:
-    phases = (strategy or Nothing()).phases(net.groups, steps)
-    run = Run(home / name, {})
-    return Trial(
-        net, phases, Classification(), SPEC, recipe or SGD(0.05, momentum=0.9), schedule or Constant(),
-        Settings(**settings), runtime or Runtime(precision="fp32", keep_memory=False), run, seed=7,
-    )  # fmt: skip
+    phases = (strategy or NoFreeze()).phases(net.groups, steps)
+    run = Run(home / name)
+    plan = TrainingPlan(phases, recipe or SGD(0.05, momentum=0.9), schedule or Constant(), Settings(**settings), seed=7)
+    return Trial(net, plan, Classification(), SPEC, runtime or Runtime(precision="fp32", keep_memory=False), run)
 
 
 def go(trials: list[Trial], first: int = 0, data: Stream | None = None, every: int = 100) -> None:
-    train(trials, data or stream(), stream(), Cadence(every, every, 4), Silent(), first)  # type: ignore[arg-type]
+    train(trials, Streams(data or stream(), stream(), {}), Cadence(every, every, 4), Silent(), first)  # type: ignore[arg-type]
     for t in trials:
         t.run.__exit__(None, None, None)
 

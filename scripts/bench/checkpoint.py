@@ -21,12 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.conftest import make_job
 
-from hydratune import job as job_module
+from hydratune.distributed.runtime import cpu_name
 from hydratune.engine import loop
-from hydratune.job import run_job
+from hydratune.experiment import run as job_module
+from hydratune.experiment.run import run_job
 from hydratune.record import checkpoint
-from hydratune.record.progress import Screen
-from hydratune.runtime import cpu_name
+from hydratune.record.screen import Screen
 
 spent: dict[str, float] = defaultdict(float)
 

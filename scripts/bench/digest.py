@@ -20,10 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.data.augment import Augment
-from hydratune.data.folder import ImageFolder
 from hydratune.data.hashes import SETTLED
-from hydratune.runtime import cpu_name
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.folder import ImageFolder
+from hydratune.distributed.runtime import cpu_name
 from hydratune.tasks.classification import Classification
 
 

@@ -37,24 +37,26 @@ from rich.table import Table
 from step import SPEC, Batches, Silent, network_of, ours, whole
 from torch import nn
 
-from hydratune.data.image_stream import ImageStream, MemorySplit
+from hydratune.core.types import Backbone, FreezeStrategy
+from hydratune.data import stream as data_stream
+from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.distributed.runtime import Runtime, cpu_name
+from hydratune.engine.autotune import cost_meter
 from hydratune.engine.loop import train
-from hydratune.engine.probe import cost_meter
 from hydratune.engine.settings import Cadence, Settings
-from hydratune.engine.trial import Trial
+from hydratune.engine.trial import TrainingPlan, Trial
 from hydratune.engine.trunk import Caches
-from hydratune.freeze.strategies import HeadOnly, LastGroups, Nothing
+from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze
 from hydratune.models.network import Network, build_network
-from hydratune.models.torchvision_models import _vision_transformer
-from hydratune.optim import SGD, Constant
-from hydratune.record.features import FeatureStore
+from hydratune.models.vision.torchvision_models import _vision_transformer
+from hydratune.optim.optimizers import SGD
+from hydratune.optim.schedules import Constant
+from hydratune.record.feature_store import FeatureStore
 from hydratune.record.run import Run
-from hydratune.runtime import Runtime, cpu_name
 from hydratune.tasks.classification import Classification
-from hydratune.types import Body, FreezeStrategy
 
 RUNGS: dict[str, FreezeStrategy] = {
-    "100%": Nothing(), "50%": LastGroups(0.5), "25%": LastGroups(0.25), "head": HeadOnly(),
+    "100%": NoFreeze(), "50%": LastGroups(0.5), "25%": LastGroups(0.25), "head": HeadOnly(),
 }  # fmt: skip
 STEPS = {"resnet18": 3, "vit": 6, "resnet20": 6, "simple_cnn": 60}
 
@@ -66,7 +68,7 @@ def build(name: str) -> Network:
 
     torch.manual_seed(0)
     source = VisionTransformer(32, 4, 6, 3, 192, 768)
-    return build_network(Body(source, _vision_transformer(source)), nn.Linear(192, 10))
+    return build_network(Backbone(source, _vision_transformer(source)), nn.Linear(192, 10))
 
 
 def frozen(network: Network, rung: str) -> tuple[nn.Module, list[nn.Module]]:
@@ -248,24 +250,22 @@ def cache(model: str, repeats: int, epochs: int = 20, count: int = 384, batch_si
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=g, dtype=torch.uint8)
     split = MemorySplit(images, torch.arange(count) % 10)
     network, steps = build(model), epochs * (count // batch_size)
-    stream = ImageStream(split, SPEC, batch_size, torch.device("cpu"), seed=1)
+    stream = ImageStream(split, SPEC, data_stream.Batches(batch_size, 1), data_stream.Placement(torch.device("cpu")))
     seconds: dict[str, list[float]] = {"raw loop": [], "not cached": [], "memory": [], "disk": []}
     accuracies: dict[str, float] = {}
 
     def engine(where: str) -> float:
         net = network.fork(0)
         phases = HeadOnly().phases(net.groups, steps)
-        with tempfile.TemporaryDirectory() as home, Run(Path(home) / "run", {}) as record:
-            trial = Trial(
-                net, phases, Classification(), SPEC, SGD(0.01, momentum=0.9), Constant(), Settings(clip=1.0),
-                Runtime(precision="fp32"), record, seed=0,
-            )  # fmt: skip
+        with tempfile.TemporaryDirectory() as home, Run(Path(home) / "run") as record:
+            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=1.0), seed=0)
+            trial = Trial(net, plan, Classification(), SPEC, Runtime(precision="fp32"), record)
             store = FeatureStore(where, 2**31, Path(home) / "features")
             caches = Caches(frozenset(phases), store, f"{time.time()}", "val") if where != "not cached" else None
             started = time.perf_counter()
-            train([trial], stream, stream, Cadence(10**9, 10**9, 10**9), Silent(), 0, caches)  # type: ignore[arg-type]
+            train([trial], Streams(stream, stream, {}), Cadence(10**9, 10**9, 10**9), Silent(), 0, caches)  # type: ignore[arg-type]
             elapsed = time.perf_counter() - started  # with one evaluation and one checkpoint at the end
-            accuracies[where] = trial.last["accuracy"]
+            accuracies[where] = trial.state.last["accuracy"]
         return elapsed
 
     def raw_loop() -> float:
@@ -283,7 +283,7 @@ def cache(model: str, repeats: int, epochs: int = 20, count: int = 384, batch_si
         hits = 0
         with torch.no_grad():
             model.eval()
-            for batch in stream.once():
+            for batch in stream.eval_batches():
                 hits += int((model(batch.inputs).argmax(1) == batch.targets).sum())
         accuracies["raw loop"] = hits / count
         return time.perf_counter() - started

@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.data.decode import decode
-from hydratune.runtime import cpu_name
+from hydratune.data.images.decode import decode
+from hydratune.distributed.runtime import cpu_name
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.imagefuzz import ENDINGS, damaged_files

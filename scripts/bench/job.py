@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.runtime import cpu_name
+from hydratune.distributed.runtime import cpu_name
 
 ROOT = os.path.abspath(os.environ.get("HYDRATUNE_DATA", "data"))
 OURS = [

@@ -40,7 +40,7 @@ STRATEGIES = {
 STUB = """
 import faulthandler, signal, sys
 faulthandler.register(signal.SIGUSR2, file=open(sys.argv.pop(1), "w"), all_threads=False)
-from hydratune.cli import main
+from hydratune.cli.main import main
 if __name__ == "__main__":
     main()
 """

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydratune.record.progress import Screen
-from hydratune.runtime import cpu_name
+from hydratune.distributed.runtime import cpu_name
+from hydratune.record.screen import Screen
 
 SEEDS = (1, 2, 3)
 RATES = ("3e-4", "1e-3")
@@ -68,8 +68,8 @@ def spread(values: Sequence[float]) -> str:
 
 def held_out(directory: Path, corpus: list[str]) -> bytes:
     """The very bytes of the test part."""
-    from hydratune.data.corpus import TextCorpus
-    from hydratune.data.tokenizer import TokenizerRecipe
+    from hydratune.data.text.corpus import TextCorpus
+    from hydratune.data.text.tokenizer import TokenizerRecipe
     from hydratune.tasks.language import CausalLanguage
 
     path, documents = corpus
@@ -102,7 +102,7 @@ def main() -> None:
         for start, origin in (("pretrained", [f"init_from={parent}"]), ("scratch", scratch)):
             runs = fine_tuned(out, dataset, start, [*origin, *short], epochs)
             val, test = ([r["metrics"][f"{part}_{monitor}"] for r in runs] for part in ("val", "test"))
-            rate = runs[0]["made_of"]["optimizer"]["lr"]
+            rate = runs[0]["provenance"]["optimizer"]["lr"]
             seconds = statistics.mean(r["seconds"] for r in runs)
             rows.append((title, start, f"{rate:g}", monitor, spread(val), spread(test), f"{seconds:.0f}"))
     bits = []

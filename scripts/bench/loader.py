@@ -20,10 +20,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.data.augment import Augment
-from hydratune.data.image_stream import ImageStream, MemorySplit
-from hydratune.runtime import Runtime, cpu_name
-from hydratune.types import DataSpec
+from hydratune.core.types import ImageSpec
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.distributed.runtime import Runtime, cpu_name
 
 COUNT, BATCH = 10_000, 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -59,9 +59,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     Runtime().start()
     images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = DataSpec((3, 32, 32), tuple("0123456789"), MEAN, STD)
+    spec = ImageSpec((3, 32, 32), tuple("0123456789"), MEAN, STD)
     split = MemorySplit(images, torch.zeros(COUNT, dtype=torch.long))
-    stream = ImageStream(split, spec, BATCH, torch.device("cpu"), 3, Augment(flip=True, crop_padding=4))
+    stream = ImageStream(
+        split, spec, Batches(BATCH), Placement(torch.device("cpu")), 3, Augment(flip=True, crop_padding=4)
+    )
     loaders = {
         workers: torch.utils.data.DataLoader(
             Peer(images), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0

@@ -25,14 +25,14 @@ def measure(who: str, model: str, batch_size: int) -> dict[str, object]:
     import torch.nn.functional as F
     from torch import nn
 
-    from hydratune.engine.probe import choose_precision
+    from hydratune.core.types import Batch
+    from hydratune.distributed.runtime import Runtime
+    from hydratune.engine.autotune import choose_precision
     from hydratune.models.network import build_network
-    from hydratune.models.simple_cnn import mlp, simple_cnn
-    from hydratune.models.small_resnet import small_resnet
-    from hydratune.models.torchvision_models import torchvision_model
-    from hydratune.runtime import Runtime
+    from hydratune.models.vision.simple_cnn import mlp, simple_cnn
+    from hydratune.models.vision.small_resnet import small_resnet
+    from hydratune.models.vision.torchvision_models import torchvision_model
     from hydratune.tasks.classification import Classification
-    from hydratune.types import Batch
 
     torch.manual_seed(0)
     shape = (3, 32, 32)
@@ -89,7 +89,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hydratune.runtime import cpu_name
+    from hydratune.distributed.runtime import cpu_name
 
     table = Table(title=f"ms per step at batch {options.batch}, median of {options.repeats} processes; {cpu_name()}")
     for column in ("model", "raw fp32", "auto", "auto chose", "auto is x times as fast: median", "min", "max"):

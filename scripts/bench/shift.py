@@ -70,7 +70,7 @@ def _best(records: list[dict[str, Any]]) -> tuple[float, list[float]]:
     """(the rate that is best by mean validation accuracy, its test accuracies)."""
     by_rate: dict[float, list[dict[str, Any]]] = {}
     for record in records:
-        by_rate.setdefault(record["made_of"]["optimizer"]["lr"], []).append(record["metrics"])
+        by_rate.setdefault(record["provenance"]["optimizer"]["lr"], []).append(record["metrics"])
     rate = max(by_rate, key=lambda r: statistics.mean(m["val_accuracy"] for m in by_rate[r]))
     return rate, [m["test_accuracy"] for m in by_rate[rate]]
 

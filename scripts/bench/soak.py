@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.runtime import cpu_name
+from hydratune.distributed.runtime import cpu_name
 
 
 def resident_mb(pid: int) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hydratune.runtime import cpu_name
+from hydratune.distributed.runtime import cpu_name
 
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 IMPORT_BOTH = [sys.executable, "-c", "import torch, torchvision"]

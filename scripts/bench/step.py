@@ -27,20 +27,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from hydratune.core.types import Batch, FreezeStrategy, ImageSpec
+from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
-from hydratune.engine.trial import Trial
-from hydratune.freeze.strategies import Nothing
+from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network, build_network
-from hydratune.models.simple_cnn import simple_cnn
-from hydratune.models.torchvision_models import torchvision_model
-from hydratune.optim import SGD, Constant
+from hydratune.models.vision.simple_cnn import simple_cnn
+from hydratune.models.vision.torchvision_models import torchvision_model
+from hydratune.optim.optimizers import SGD
+from hydratune.optim.schedules import Constant
 from hydratune.record.run import Run
-from hydratune.runtime import Runtime, cpu_name
 from hydratune.tasks.classification import Classification
-from hydratune.types import Batch, DataSpec, FreezeStrategy
 
-SPEC = DataSpec((3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
+SPEC = ImageSpec((3, 32, 32), tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3)
 
 
 class Batches:
@@ -60,13 +61,13 @@ class Batches:
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         return (self.list[step % len(self.list)] for step in range(first, last))
 
-    def once(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         return iter(self.list[:1])
 
     def rows(self, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return iter(())
 
-    def rows_once(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def eval_rows(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return iter(())
 
 
@@ -124,15 +125,13 @@ def ours(
     def run() -> float:
         nonlocal started, count
         count += 1
-        phases = (strategy or Nothing()).phases(network.groups, steps)
-        with Run(Path(home.name) / str(count), {}) as record:
-            trial = NoEvaluation(
-                network, phases, Classification(), SPEC, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip),
-                Runtime(precision="fp32"), record, seed=0,
-            )  # fmt: skip
+        phases = (strategy or NoFreeze()).phases(network.groups, steps)
+        with Run(Path(home.name) / str(count)) as record:
+            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip), seed=0)
+            trial = NoEvaluation(network, plan, Classification(), SPEC, Runtime(precision="fp32"), record)
             line = Silent()
             started = time.perf_counter()
-            train([trial], data, data, Cadence(10**9, 10**9, 10**9), line)  # type: ignore[arg-type]
+            train([trial], Streams(data, data, {}), Cadence(10**9, 10**9, 10**9), line)  # type: ignore[arg-type]
         return seconds / steps
 
     return run

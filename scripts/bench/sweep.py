@@ -26,7 +26,7 @@ from pathlib import Path
 
 from job import show
 
-from hydratune.runtime import cpu_name
+from hydratune.distributed.runtime import cpu_name
 from hydratune.sweep import ranking
 
 DATA = Path(os.environ.get("HYDRATUNE_DATA", "data")).absolute() / "cifar10_12k"

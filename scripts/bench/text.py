@@ -30,23 +30,24 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from hydratune.data.corpus import TextCorpus
-from hydratune.data.labelled_text import TextTable
-from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_stream import TextSplit, TextStream
-from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.core.types import Batch
+from hydratune.data.text.corpus import TextCorpus
+from hydratune.data.text.labelled_text import TextTable
+from hydratune.data.text.text_dataset import TextDataset
+from hydratune.data.text.text_stream import TextSplit, TextStream
+from hydratune.data.text.tokenizer import TokenizerRecipe
+from hydratune.distributed.runtime import Precision, Runtime, cpu_name
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.trial import Trial
-from hydratune.freeze.strategies import Nothing
-from hydratune.models.huggingface import huggingface
+from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import build_network
-from hydratune.optim import AdamW, Constant
+from hydratune.models.text.huggingface import huggingface
+from hydratune.optim.optimizers import AdamW
+from hydratune.optim.schedules import Constant
 from hydratune.record.run import Run
-from hydratune.runtime import Precision, Runtime, cpu_name
 from hydratune.tasks.language import CausalLanguage, MaskedLanguage
 from hydratune.tasks.text import SequenceClassification
-from hydratune.types import Batch
 
 CPU = torch.device("cpu")
 LR = 1e-4
@@ -77,7 +78,9 @@ def model_of(data: TextDataset) -> Any:
 
 def stream_of(data: TextDataset, split: TextSplit, batch_size: int, bucket: int = 50) -> TextStream:
     bucket = bucket if data.task.question == "sequence" else 1
-    return TextStream(split, data.spec(), data.task, data.tokenizer, batch_size, CPU, bucket, training=True)
+    return TextStream(
+        split, data.spec(), data.task, data.tokenizer, Batches(batch_size, training=True), Placement(CPU), bucket
+    )
 
 
 def first(split: TextSplit, count: int) -> TextSplit:
@@ -102,13 +105,13 @@ def ours(data: TextDataset, stream: TextStream, steps: int) -> Timed:
     def run(dtype: torch.dtype) -> float:
         nonlocal started, count
         count += 1
-        with Run(Path(home.name) / str(count), {}) as record:
+        with Run(Path(home.name) / str(count)) as record:
             trial = Clock(
-                network, Nothing().phases(network.groups, steps), data.task, data.spec(), AdamW(LR), Constant(),
+                network, NoFreeze().phases(network.groups, steps), data.task, data.spec(), AdamW(LR), Constant(),
                 Settings(clip=1.0), Runtime(precision="fp32", chosen=Precision(dtype)), record, seed=0,
             )  # fmt: skip
             started = time.perf_counter()
-            train([trial], stream, val, Cadence(10**9, 10**9, 10**9), Silent())  # type: ignore[arg-type]
+            train([trial], Streams(stream, val, {}), Cadence(10**9, 10**9, 10**9), Silent())  # type: ignore[arg-type]
         return seconds
 
     return run

@@ -52,7 +52,7 @@ def main() -> None:
             if len(options.rates) > 1:
                 records = sweep([*common, "optimizer.lr=" + ",".join(options.rates)], place / "grid")
             for record in records:
-                rate = record["made_of"]["optimizer"]["lr"]  # type: ignore[index]
+                rate = record["provenance"]["optimizer"]["lr"]  # type: ignore[index]
                 by_rate.setdefault(rate, []).append(record["metrics"]["val_accuracy"])  # type: ignore[index]
             best = max(by_rate, key=lambda r: statistics.mean(by_rate[r])) if by_rate else float(options.rates[0])
             tested = sweep([*common, f"optimizer.lr={best}", "test=true"], place / "best")

@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 
-from hydratune.signals import SIGNALS
+from hydratune.distributed.signals import SIGNALS
 
 
 def main() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _leave)
-    from hydratune.cli import main as run
+    from hydratune.cli.main import main as run
 
     run()
 

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hydratune import construct
-from hydratune.command import prepare as prepare_arguments
+from hydratune.cli.arguments import prepare as prepare_arguments
+from hydratune.cli.hydra_guard import refuse_foreign_hydra
+from hydratune.config import instantiate
+from hydratune.config.overrides import flags_first
 from hydratune.data.archive import unpacked
-from hydratune.guard import refuse_foreign_hydra
-from hydratune.overrides import flags_first
-from hydratune.pretrained import read_tensors
+from hydratune.models.load_weights import read_tensors
 from hydratune.record import checkpoint
 from tests.conftest import make_job
 
@@ -63,8 +63,8 @@ def filled(node: Any, home: Path) -> Any:
 def target(name: str, /, **arguments: Any) -> Payload:
     def attack(home: Path) -> str:
         node = filled({"_target_": name, **arguments}, home)
-        first = refused(lambda: construct.check(node, "model", ()) or construct.construct(node, "model", ()))
-        refused(lambda: construct.construct(node, "model", ()))
+        first = refused(lambda: instantiate.check(node, "model", ()) or instantiate.build(node, "model", ()))
+        refused(lambda: instantiate.build(node, "model", ()))
         return first
 
     return Payload("_target_", name, attack)
@@ -73,8 +73,8 @@ def target(name: str, /, **arguments: Any) -> Payload:
 def nested(name: str, node: Any) -> Payload:
     def attack(home: Path) -> str:
         whole = filled(node, home)
-        first = refused(lambda: construct.check(whole, "optimizer", ()))
-        refused(lambda: construct.construct(whole, "optimizer", ()))
+        first = refused(lambda: instantiate.check(whole, "optimizer", ()))
+        refused(lambda: instantiate.build(whole, "optimizer", ()))
         return first
 
     return Payload("nested", name, attack)
@@ -136,21 +136,21 @@ TARGETS = [
     target("hydra.utils.instantiate", config={"_target_": "os.system", "command": TOUCH}),
     target("hydra.utils.get_method", path="os.system"),
     target("hydra._internal.instantiate._instantiate2.instantiate", config={}),
-    target("hydratune.construct.importlib.import_module", name="canary_module"),
+    target("hydratune.config.instantiate.importlib.import_module", name="canary_module"),
     target("hydratune.models.network.copy.deepcopy", x=1),
-    target("hydratune.data.folder.os.system", command=TOUCH),
-    target("hydratune.data.folder.Path", a="HOME"),
-    target("hydratune.optim.inspect", a=1),
-    target("hydratune.models.simple_cnn.torch.load", f="HOME/bomb.pt"),
+    target("hydratune.data.images.folder.os.system", command=TOUCH),
+    target("hydratune.data.images.folder.Path", a="HOME"),
+    target("hydratune.optim.optimizers.inspect", a=1),
+    target("hydratune.models.vision.simple_cnn.torch.load", f="HOME/bomb.pt"),
     target("hydratune.models.network._once", named=[]),
     target("hydratune.sweep.settings.dataclass"),
-    target("hydratune.pretrained.read_tensors", path="HOME/bomb.pt"),
+    target("hydratune.models.load_weights.read_tensors", path="HOME/bomb.pt"),
     target("ｏｓ.system", command=TOUCH),
     target("os.system ", command=TOUCH),
     target("..os.system", command=TOUCH),
     target("os", command=TOUCH),
     nested("as an argument", {"_target_": "hydratune.optim.SGD", "lr": {"_target_": "os.system", "command": TOUCH}}),
-    nested("in a list", {"_target_": "hydratune.models.simple_cnn.mlp", "widths": [{"_target_": "os.system"}]}),
+    nested("in a list", {"_target_": "hydratune.models.mlp", "widths": [{"_target_": "os.system"}]}),
     nested("in a list of lists", {"_target_": "hydratune.optim.SGD", "lr": [[{"_target_": "os.mkdir", "path": "HOME/canary"}]]}),
     nested("in a plain mapping", {"_target_": "hydratune.optim.SGD", "lr": {"a": {"b": {"_target_": "builtins.exec"}}}}),
     nested("behind _partial_", {"_target_": "hydratune.optim.SGD", "lr": 1.0, "_partial_": True}),
@@ -272,8 +272,8 @@ def commanded(arguments: list[str], home: Path, job: Callable[[Any], float] = la
     """The command in this process, as far as Hydra is it: what it composes, builds and calls; each job is `job`."""
     import hydra
 
-    import hydratune.cli  # noqa: F401 its resolvers
-    from hydratune.assemble import config_directory
+    import hydratune.cli.main  # noqa: F401 its resolvers
+    from hydratune.config.compose import config_directory
 
     entry = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)
     with contextlib.chdir(home), untouched(), warnings.catch_warnings(action="ignore"):

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from hydratune import signals
-from hydratune.data.augment import Augment
-from hydratune.data.file_split import FileSplit
-from hydratune.data.image_stream import ImageStream
-from hydratune.data.stream import Stream
-from hydratune.freeze.strategies import Nothing
+from hydratune.core.types import LayerGroup
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.file_split import FileSplit
+from hydratune.data.images.image_stream import ImageStream
+from hydratune.data.stream import Batches, Placement, Stream
+from hydratune.distributed import signals
+from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network
-from hydratune.optim import AdamW
+from hydratune.optim.optimizers import AdamW
 from hydratune.record import checkpoint
-from hydratune.types import LayerGroup
 from tests.faults.harness import NET, PATIENCE, allowed, differences, record, run, saved, start, wait_until
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
 
@@ -51,7 +51,7 @@ def test_a_stream_goes_on_with_the_samples_that_were_to_come(tmp_path: Path, wor
     split = FileSplit(paths, torch.arange(20) % 3, 8, workers)
 
     def log(first: int) -> list[tuple[list[int], float]]:
-        again = ImageStream(split, SPEC, 4, CPU, 3, Augment(flip=True, crop_padding=1), seed=3)
+        again = ImageStream(split, SPEC, Batches(4, 3), Placement(CPU), 3, Augment(flip=True, crop_padding=1))
         return [(b.ids.tolist(), float(b.inputs.double().sum())) for b in again.batches(first, 15)]
 
     whole = log(0)
@@ -69,9 +69,11 @@ def interrupted(home: Path, at: list[int], build: Any, data: Stream, steps: int 
         t_end = {t: end}
         from hydratune.engine.loop import advance
         from hydratune.engine.settings import Cadence
+        from hydratune.engine.stretch import Streams
         from tests.tiny import Silent
 
-        for finished in advance([t], data, stream(), Cadence(5, 5, 4), Silent(), done, None, t_end):  # type: ignore[arg-type]
+        streams = Streams(data, stream(), {})
+        for finished in advance([t], streams, Cadence(5, 5, 4), Silent(), done, None, t_end):  # type: ignore[arg-type]
             assert finished.failed is None
         t.run.__exit__(None, None, None)
         checkpoint.save(home / "saved", end, t.snapshot(end))
@@ -265,4 +267,4 @@ def test_groups_of_a_reordered_network_are_the_same() -> None:
     module._parameters = dict(reversed(list(module._parameters.items())))  # type: ignore[assignment]
     turned = Network([*net.groups[:-1], LayerGroup("head", module, net.head.names)])
     assert list(turned.parameters())[-2:] == list(reversed(list(net.parameters())[-2:]))
-    assert Nothing().phases(turned.groups, 3)[0].trainable == Nothing().phases(net.groups, 3)[0].trainable
+    assert NoFreeze().phases(turned.groups, 3)[0].trainable == NoFreeze().phases(net.groups, 3)[0].trainable

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hydratune.data.augment import Augment
-from hydratune.data.file_split import FileSplit
-from hydratune.data.folder import ImageFolder
-from hydratune.data.image_dataset import ImageDataset
-from hydratune.data.image_stream import ImageStream, MemorySplit
+from hydratune.core.types import ImageSpec
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.file_split import FileSplit
+from hydratune.data.images.folder import ImageFolder
+from hydratune.data.images.image_dataset import ImageDataset
+from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.data.stream import Batches, Placement
 from hydratune.tasks.classification import Classification
-from hydratune.types import DataSpec
 from tests.faults.harness import NET, allowed, run
 from tests.tiny import CPU, SPEC, go, network, stream, trial
 
@@ -60,7 +61,9 @@ def test_another_number_of_workers_goes_on_bitwise(photos: Path) -> None:
 
     def batches(workers: int, first: int) -> list[Tensor]:
         split = FileSplit(paths, labels, 8, workers)
-        return [b.inputs for b in ImageStream(split, SPEC, 3, CPU, 3, augment, seed=2).batches(first, 12)]
+        return [
+            b.inputs for b in ImageStream(split, SPEC, Batches(3, 2), Placement(CPU), 3, augment).batches(first, 12)
+        ]
 
     whole = batches(0, 0)
     for workers, first in ((2, 5), (4, 7)):
@@ -104,7 +107,7 @@ class Given(ImageDataset):
         super().__init__(Classification(), Augment())
         self.images, self.labels = images, labels
 
-    def spec(self) -> DataSpec:
+    def spec(self) -> ImageSpec:
         return SPEC
 
     def read(self, name: str) -> tuple[Tensor, Tensor]:
@@ -126,11 +129,11 @@ def test_no_samples_and_labels_out_of_range_are_said() -> None:
 
 @pytest.mark.scenario(15)
 def test_one_sample_trains_and_counts_once(tmp_path: Path) -> None:
-    one = ImageStream(MemorySplit(pictures(1), torch.tensor([1])), SPEC, 8, CPU, 3, seed=5)
+    one = ImageStream(MemorySplit(pictures(1), torch.tensor([1])), SPEC, Batches(8, 5), Placement(CPU))
     t = trial(tmp_path, network(), steps=3)
     go([t], data=one, every=1)
     assert len(t.history) == 3
-    assert [len(b.ids) for b in one.once()] == [1]
+    assert [len(b.ids) for b in one.eval_batches()] == [1]
 
 
 @pytest.mark.scenario(15)
@@ -138,7 +141,7 @@ def test_a_last_batch_of_one_is_left_out_in_training_and_counted_in_evaluation(t
     """BatchNorm on a batch of one has no variance."""
     data = stream(batch_size=8, n=41)
     assert data.steps_per_epoch == 5 and {len(b.ids) for b in data.batches(0, 10)} == {8}
-    counted = [i for b in data.once() for i in b.ids.tolist()]
+    counted = [i for b in data.eval_batches() for i in b.ids.tolist()]
     assert sorted(counted) == list(range(41))
     t = trial(tmp_path, network(), steps=6)
     go([t], data=data, every=5)

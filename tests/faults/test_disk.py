@@ -107,7 +107,7 @@ def test_a_run_on_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); from hydratune.cli import main; main()"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); from hydratune.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *options, "hydra.run.dir=full"], cwd=tmp_path, capture_output=True, text=True,

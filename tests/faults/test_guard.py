@@ -143,7 +143,7 @@ def ours(*typed: str) -> dict[tuple[str, ...], str]:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from hydratune.assemble import config_directory
+    from hydratune.config.compose import config_directory
 
     loader = ConfigLoaderImpl(create_config_search_path(str(config_directory())))
     return leaves(OmegaConf.to_container(loader.load_configuration("config", list(typed), RunMode.RUN).hydra))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hydratune.data.image_stream import ImageStream
+from hydratune.core.types import Batch
+from hydratune.data.images.image_stream import ImageStream
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.strategies import HeadOnly
-from hydratune.optim import Cosine
+from hydratune.optim.schedules import Cosine
 from hydratune.record import checkpoint
 from hydratune.record.run import read_record
-from hydratune.types import Batch
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hydratune.data.augment import Augment
-from hydratune.data.image_stream import ImageStream
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.image_stream import ImageStream
+from hydratune.data.stream import Batches, Placement
 from hydratune.record import checkpoint
 from tests.faults.harness import (
     NET,
@@ -114,8 +115,8 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_bitwise(tmp_path: Pat
 @pytest.mark.scenario(31)
 def test_every_sample_is_one_ranks_and_counts_once() -> None:
     whole = stream(batch_size=8, n=41)
-    parts = [ImageStream(whole.split, SPEC, 8, CPU, 3, None, 5, rank=r, world=3) for r in range(3)]
-    counted = [[b.ids.tolist() for b in p.once()] for p in parts]
+    parts = [ImageStream(whole.split, SPEC, Batches(8, 5), Placement(CPU, rank=r, world=3)) for r in range(3)]
+    counted = [[b.ids.tolist() for b in p.eval_batches()] for p in parts]
     assert {len(batches) for batches in counted} == {6}  # as many turns for each, though the last has one sample
     assert sorted(i for batches in counted for ids in batches for i in ids) == list(range(41))
     for several in zip(whole.batches(0, 12), *(p.batches(0, 12) for p in parts), strict=True):
@@ -126,7 +127,9 @@ def test_every_sample_is_one_ranks_and_counts_once() -> None:
 def test_mixing_is_done_before_ranks_divide_a_batch() -> None:
     augment = Augment(mixup=0.4, flip=True)
     whole = stream(augment=augment)
-    parts = [ImageStream(whole.split, SPEC, 8, CPU, 3, augment, 5, rank=r, world=2) for r in range(2)]
+    parts = [
+        ImageStream(whole.split, SPEC, Batches(8, 5), Placement(CPU, rank=r, world=2), 3, augment) for r in range(2)
+    ]
     for one, a, b in zip(whole.batches(3, 7), *(p.batches(3, 7) for p in parts), strict=True):
         assert torch.cat([a.inputs, b.inputs]).equal(one.inputs) and torch.cat([a.targets, b.targets]).equal(
             one.targets

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hydratune.overrides import safe_name
+from hydratune.config.overrides import safe_name
 from tests.conftest import hydratune
 from tests.faults.harness import NET, run
 from tests.faults.payloads import PAYLOADS, Payload, prepare
@@ -45,12 +45,12 @@ def test_what_is_refused_names_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.scenario(35)
 def test_what_only_constructs_is_built() -> None:
-    from hydratune import construct
+    from hydratune.config import instantiate
 
     node = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
-    construct.check(node, "model", ())
-    assert construct.construct(node, "model", ()).weight.shape == (2, 3)
-    found = construct.construct({"_target_": "torchvision.models.resnet18", "num_classes": 3}, "model", ())
+    instantiate.check(node, "model", ())
+    assert instantiate.build(node, "model", ()).weight.shape == (2, 3)
+    found = instantiate.build({"_target_": "torchvision.models.resnet18", "num_classes": 3}, "model", ())
     assert found.fc.out_features == 3
 
 

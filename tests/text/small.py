@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydratune.data.labelled import LabelledTexts, TaggedSentences
-from hydratune.data.tokenizer import Tokenizer, TokenizerRecipe
-from hydratune.models.huggingface import huggingface
+from hydratune.core.types import Backbone, Padded, TextSpec
+from hydratune.data.text.labelled import LabelledTexts, TaggedSentences
+from hydratune.data.text.tokenizer import Tokenizer, TokenizerRecipe
 from hydratune.models.network import Network, build_network
-from hydratune.types import Body, Padded, TextSpec
+from hydratune.models.text.huggingface import huggingface
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -41,13 +41,13 @@ def spec(question: str, vocab_size: int = 100, max_length: int = 16) -> TextSpec
     return TextSpec(vocab_size, max_length, SPECIAL, ("a", "b", "c") if question in ("sequence", "token") else ())
 
 
-def body_of(family: str, question: str, **more: Any) -> Body:
+def body_of(family: str, question: str, **more: Any) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return huggingface(config=config(family, **more), text_spec=spec(question), question=question)
 
 
-def network_of(family: str, question: str, **more: Any) -> tuple[Body, Network]:
+def network_of(family: str, question: str, **more: Any) -> tuple[Backbone, Network]:
     body = body_of(family, question, **more)
     assert body.head is not None
     return body, build_network(body, body.head)

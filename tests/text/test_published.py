@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hydratune.member import load_origin
-from hydratune.models.huggingface import huggingface
+from hydratune.core.types import Backbone, Padded, TextSpec
+from hydratune.data.stream import Batches, Placement
+from hydratune.experiment.init_from import Origin
+from hydratune.experiment.prepare import load_origin
+from hydratune.models.load_weights import InitRules
 from hydratune.models.network import build_network
-from hydratune.origin import Origin
-from hydratune.pretrained import InitRules
-from hydratune.types import Body, Padded, TextSpec
+from hydratune.models.text.huggingface import huggingface
 from tests.text.small import SPECIAL, config, inside, spec, tokens
 
 
@@ -29,7 +30,7 @@ def saved(directory: Path, name: str, kind: str, **more: Any) -> Any:
     return model.eval()
 
 
-def report_of(body: Body, question: str) -> Any:
+def report_of(body: Backbone, question: str) -> Any:
     network = build_network(body, body.head)  # type: ignore[arg-type]
     assert body.weights is not None
     said, tensors = body.weights()
@@ -162,7 +163,7 @@ def test_a_decoder_that_is_not_cut_finds_the_end_of_a_text() -> None:
 def test_the_exported_tokenizer_tells_the_model_of_pairs(tmp_path: Path) -> None:
     import transformers
 
-    from hydratune.data.tokenizer import TokenizerRecipe
+    from hydratune.data.text.tokenizer import TokenizerRecipe
     from hydratune.tasks.text import SequenceClassification
     from tests.text.small import Texts
 
@@ -177,9 +178,7 @@ def test_the_exported_tokenizer_tells_the_model_of_pairs(tmp_path: Path) -> None
     body.export(tmp_path, {n: t.detach() for n, t in network.state_dict().items()})
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    batch = next(
-        data.stream(data.split("val"), body, 4, torch.device("cpu"), 0, torch.contiguous_format, 0, 1, False).once()
-    )
+    batch = next(data.stream(data.split("val"), body, Batches(4), Placement(torch.device("cpu"))).eval_batches())
     pairs = [data.parts["val"][i][0] for i in batch.ids.tolist()]
     given = tokenizer([a for a, _ in pairs], [b for _, b in pairs], padding=True, return_tensors="pt")
     assert given["token_type_ids"].sum() > 0

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from hydratune.command import prepare
-from hydratune.data.corpus import PythonDocumentation, TextCorpus
+from hydratune.cli.arguments import prepare
 from hydratune.data.dataset import SPLITS
-from hydratune.data.labelled_text import ColumnFiles, TextTable
-from hydratune.data.labels import in_order
-from hydratune.data.text_files import read_text
-from hydratune.data.text_tables import cell
-from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.data.text.corpus import PythonDocumentation, TextCorpus
+from hydratune.data.text.labelled_text import ColumnFiles, TextTable
+from hydratune.data.text.labels import in_order
+from hydratune.data.text.text_files import read_text
+from hydratune.data.text.text_tables import cell
+from hydratune.data.text.tokenizer import TokenizerRecipe
 from hydratune.tasks.classification import Classification
 from hydratune.tasks.language import CausalLanguage, MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
@@ -383,7 +383,7 @@ def test_sentences_and_documents_that_are_there_twice_are_counted(tmp_path: Path
 
 def test_rows_of_the_hub_are_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
-    from hydratune.data.hub import HubTexts
+    from hydratune.data.text.hub import HubTexts
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -11,16 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydratune.data.corpus import Corpus, PythonDocumentation, TextCorpus
-from hydratune.data.labelled_text import ColumnFiles, TextTable
-from hydratune.data.padding import one_after_the_other, side_by_side, starts_of
-from hydratune.data.sentences import BLAME, PRAISE, GeneratedEntities, GeneratedSentiment
-from hydratune.data.text_dataset import TextDataset
-from hydratune.data.text_stream import Noise, TextStream
-from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.core.ragged import one_after_the_other, side_by_side, starts_of
+from hydratune.core.types import Batch
+from hydratune.data.stream import Batches, Placement
+from hydratune.data.text.corpus import Corpus, PythonDocumentation, TextCorpus
+from hydratune.data.text.labelled_text import ColumnFiles, TextTable
+from hydratune.data.text.sentences import BLAME, PRAISE, GeneratedEntities, GeneratedSentiment
+from hydratune.data.text.text_dataset import TextDataset
+from hydratune.data.text.text_stream import Noise, TextStream
+from hydratune.data.text.tokenizer import TokenizerRecipe
 from hydratune.tasks.language import CausalLanguage, MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
-from hydratune.types import Batch
 from tests.text.small import CPU, Tags, Texts, sentences, trained
 
 
@@ -30,10 +31,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream_of(data: TextDataset, name: str = "train", size: int = 4, training: bool = True, **more: Any) -> TextStream:
-    given = {"bucket": data.bucket, **more}
-    return TextStream(
-        data.split(name), data.spec(), data.task, data.tokenizer, size, CPU, training=training, seed=3, **given
-    )
+    bucket = more.pop("bucket", data.bucket)
+    batches, place = Batches(size, 3, training), Placement(CPU, **more)
+    return TextStream(data.split(name), data.spec(), data.task, data.tokenizer, batches, place, bucket)
 
 
 # ---- padding
@@ -189,7 +189,7 @@ def test_ranks_share_a_batch_and_see_the_same_masks() -> None:
 def test_evaluation_sees_every_sample_once() -> None:
     data = Texts(SequenceClassification(), {"train": sentences(61)})
     stream = stream_of(data, "val", training=False)
-    ids = torch.cat([batch.ids for batch in stream.once()])
+    ids = torch.cat([batch.ids for batch in stream.eval_batches()])
     assert sorted(ids.tolist()) == list(range(len(stream.split)))
 
 
@@ -197,7 +197,7 @@ def test_evaluation_sees_every_sample_once() -> None:
 def test_in_evaluation_every_process_has_something_in_every_batch(count: int) -> None:
     data = Texts(SequenceClassification(), {"train": sentences(60), "val": sentences(count)})
     counted = [
-        [b.ids.tolist() for b in stream_of(data, "val", size=4, training=False, rank=r, world=3).once()]
+        [b.ids.tolist() for b in stream_of(data, "val", size=4, training=False, rank=r, world=3).eval_batches()]
         for r in range(3)
     ]
     assert len({len(batches) for batches in counted}) == 1 and all(ids for batches in counted for ids in batches)
@@ -254,7 +254,7 @@ def test_the_next_token_of_every_token_is_asked_for_once() -> None:
     data = Few(CausalLanguage(), TokenizerRecipe(kind="bytes"), 16, 1, 0.1, 0.1, 0, None)
     split = data.split("train")
     seen: dict[int, int] = {}
-    for batch in stream_of(data, size=3, training=False).once():
+    for batch in stream_of(data, size=3, training=False).eval_batches():
         for i, row in zip(batch.ids.tolist(), batch.targets.tolist(), strict=True):
             for k, token in enumerate(t for t in row if t != -100):
                 seen[int(split.starts[i]) + k + 1] = token
@@ -409,7 +409,7 @@ def test_a_corpus_of_files_or_of_lines(tmp_path: Path) -> None:
 
 def test_a_data_set_of_the_hub_s_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
-    from hydratune.data.hub import HubTexts
+    from hydratune.data.text.hub import HubTexts
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     home = tmp_path / "mine"
@@ -434,7 +434,7 @@ def test_a_data_set_of_the_hub_keeps_its_classes_and_tells_what_it_leaves_out(
 ) -> None:
     """As of MNLI and SNLI: pairs, classes in an order of their own, some rows and the whole test part without label."""
     datasets = pytest.importorskip("datasets")
-    from hydratune.data.hub import HubTexts
+    from hydratune.data.text.hub import HubTexts
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     classes = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
@@ -456,7 +456,7 @@ def test_a_data_set_of_the_hub_keeps_its_classes_and_tells_what_it_leaves_out(
     assert data.class_names() == ["entailment", "neutral", "contradiction"]
     assert {k: len(v) for k, v in data.parts.items()} == {"train": 27, "val": 3, "test": 3}
     assert data.parts["val"][0] == (("it rains", "wet"), "contradiction")
-    assert data.remark(data.split("train")) == (
+    assert data.split_summary(data.split("train")) == (
         "10 rows without a label are left out; 27 texts; entailment 9, neutral 9, contradiction 9"
     )
 
@@ -538,7 +538,7 @@ def _of_pieces(found: list[Any] = []) -> Any:  # noqa: B006
 def test_words_that_are_cut_off_are_told() -> None:
     rows = [(["alpha"] * 40, ["O"] * 39 + ["B-X"]), (["beta", "\u200b"], ["B-X", "O"])] * 20
     data = Tags(TokenClassification(), {"train": rows})
-    said = data.remark(data.split("train"))
+    said = data.split_summary(data.split("train"))
     assert said.startswith("26 sentences of 546 words; 351 ")
     assert "words lie beyond 16 tokens, or have none, and are not scored" in said
 
@@ -571,7 +571,7 @@ def test_a_model_s_directory_keeps_its_special_tokens(kind: str | None, tmp_path
 
 
 def test_weights_without_their_tokenizer_are_refused(tmp_path: Path) -> None:
-    from hydratune.origin import inherited_tokenizer
+    from hydratune.experiment.prepare import dataset_of_job
     from tests.conftest import make_job
 
     (tmp_path / "mine").mkdir()
@@ -579,9 +579,8 @@ def test_weights_without_their_tokenizer_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"")
 
     def wanted(*more: str) -> str | None:
-        return inherited_tokenizer(
-            make_job([f"init_from={file}", "model=bert_tiny", "dataset=sentiment", *more], tmp_path)
-        )
+        job = make_job([f"init_from={file}", "model=bert_tiny", "dataset=sentiment", *more], tmp_path)
+        return dataset_of_job(job)._inherited()  # type: ignore[attr-defined]
 
     with pytest.raises(ValueError, match="no tokenizer lies beside these weights; dataset.tokenizer.name should be"):
         wanted()

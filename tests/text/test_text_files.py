@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hydratune.data.corpus import TextCorpus
-from hydratune.data.labelled_text import ColumnFiles, TextTable
-from hydratune.data.text_files import Parts, lines_of, parts_of
-from hydratune.data.tokenizer import TokenizerRecipe
+from hydratune.data.text.corpus import TextCorpus
+from hydratune.data.text.labelled_text import ColumnFiles, TextTable
+from hydratune.data.text.text_files import Parts, lines_of, parts_of
+from hydratune.data.text.tokenizer import TokenizerRecipe
 from hydratune.tasks.language import MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
 from tests.text.small import Texts, sentences
@@ -156,19 +156,19 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
 
 def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
     data = Texts(SequenceClassification(), {"train": [("alpha beta gamma " * 20, "yes"), *sentences(40)]})
-    assert "26 texts, 1 of them cut at 16 tokens; " in data.remark(data.split("train"))
+    assert "26 texts, 1 of them cut at 16 tokens; " in data.split_summary(data.split("train"))
     short = Texts(SequenceClassification(), {"train": [("alpha", "yes"), ("beta", "no")] * 20})
-    assert short.remark(short.split("train")) == "26 texts; no 13, yes 13"
-    assert short.remark(short.split("val")) == "divided off train: 6 texts; no 3, yes 3"
+    assert short.split_summary(short.split("train")) == "26 texts; no 13, yes 13"
+    assert short.split_summary(short.split("val")) == "divided off train: 6 texts; no 3, yes 3"
     own = {"train": [("alpha", f"c{i}") for i in range(20)] * 2, "val": [("alpha", "c3")], "test": [("alpha", "c3")]}
     many = Texts(SequenceClassification(), own)
-    assert many.remark(many.split("val")) == "1 texts; 20 classes of 0 to 1 texts"
+    assert many.split_summary(many.split("val")) == "1 texts; 20 classes of 0 to 1 texts"
 
 
 def test_texts_of_nothing_are_told_and_refused_where_there_are_no_others(tmp_path: Path) -> None:
     rows = [("", "yes"), ("alpha", "yes"), ("beta", "no")] * 20
     data = Texts(SequenceClassification(), {"train": rows, "val": rows[:3], "test": rows[:3]})
-    assert data.remark(data.split("train")) == "60 texts, 20 of them empty; no 20, yes 40"
+    assert data.split_summary(data.split("train")) == "60 texts, 20 of them empty; no 20, yes 40"
     with pytest.raises(ValueError, match="every text of train is empty"):
         table_of(tmp_path / "a.csv", "text,label\n ,a\n ,b\n").parts  # noqa: B018
 
@@ -176,8 +176,8 @@ def test_texts_of_nothing_are_told_and_refused_where_there_are_no_others(tmp_pat
 def test_texts_that_the_tokenizer_does_not_know_are_told() -> None:
     known = [("alpha beta", "yes"), ("beta alpha", "no")] * 20
     data = Texts(SequenceClassification(), {"train": known, "val": [("щука рак", "yes")], "test": known})
-    assert "unknown" not in data.remark(data.split("train"))
-    assert data.remark(data.split("val")).endswith("; 100% of the tokens are unknown to this tokenizer")
+    assert "unknown" not in data.split_summary(data.split("train"))
+    assert data.split_summary(data.split("val")).endswith("; 100% of the tokens are unknown to this tokenizer")
 
 
 def test_blanks_around_labels_make_no_classes(tmp_path: Path) -> None:

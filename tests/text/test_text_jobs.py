@@ -26,13 +26,13 @@ PRE = ["pretrain.steps=4", "pretrain.batch_size=16", "dataset@pretrain.dataset=p
 
 
 def run_job(home: Path, *overrides: str, **more: Any) -> Any:
-    from hydratune.job import run_job
+    from hydratune.experiment.run import run_job
 
     return run_job(make_job([*SMALL, *overrides], home, **more))
 
 
 def weights(result: Any) -> dict[str, torch.Tensor]:
-    return checkpoint.load(result.directory / result.record["checkpoint"]["path"]).model
+    return checkpoint.load(result.directory / result.record.checkpoint["path"]).model
 
 
 def texts(directory: Path) -> dict[str, list[str]]:
@@ -55,12 +55,12 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_a_pretraining_is_handed_over_with_its_tokenizer(tmp_path: Path) -> None:
     result = run_job(tmp_path, "stage=finetune", *NET, "dataset=sentiment", *SIZES, *PRE)
-    parent = Path(result.record["lineage"]["run"])
+    parent = Path(result.record.lineage.run)
     assert json.loads((parent / "run.json").read_text())["metrics"].keys() >= {"val_perplexity", "val_log_likelihood"}
     own, theirs = ((d / "tokenizer" / "tokenizer.json").read_text() for d in (result.directory, parent))
     assert own == theirs
-    assert result.record["metrics"].keys() >= {"val_accuracy", "val_macro_f1", "val_mcc", "test_accuracy"}
-    before = checkpoint.load(parent / "checkpoints" / result.record["lineage"]["checkpoint"]).model
+    assert result.record.metrics.keys() >= {"val_accuracy", "val_macro_f1", "val_mcc", "test_accuracy"}
+    before = checkpoint.load(parent / "checkpoints" / result.record.lineage.checkpoint).model
     after = weights(result)
     assert (
         before["bert.embeddings.word_embeddings.weight"].shape == after["bert.embeddings.word_embeddings.weight"].shape
@@ -77,8 +77,8 @@ def test_a_pretraining_without_text_is_named(tmp_path: Path) -> None:
 def test_the_metric_that_selects_can_be_chosen(tmp_path: Path) -> None:
     few = [*NET, "dataset=sentiment", *SIZES, "init_from=null", "freeze=none", "engine.eval_every=3"]
     result = run_job(tmp_path, "stage=finetune", *few, "dataset.task.monitor=mcc")
-    assert result.record["monitor"] == "mcc" and result.metric == result.record["metrics"]["val_mcc"]
-    assert result.metric == max(value for _, value in result.record["history"])
+    assert result.record.monitor == "mcc" and result.metric == result.record.metrics["val_mcc"]
+    assert result.metric == max(value for _, value in result.record.history)
     with pytest.raises(ValueError, match="dataset.task.monitor=top1: one of accuracy, macro_f1, mcc"):
         run_job(tmp_path / "other", "stage=finetune", *few, "dataset.task.monitor=top1")
 
@@ -129,7 +129,7 @@ def test_cached_features_train_what_computed_ones_do(
         assert (kept[mode].directory / "freeze.md").read_text().count(f"{mode}, ") == 1
         for name, tensor in weights(kept[mode]).items():
             assert torch.equal(tensor, reference[name]), (mode, name)
-        assert kept[mode].record["metrics"] == kept["off"].record["metrics"]
+        assert kept[mode].record.metrics == kept["off"].record.metrics
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_resumed_is_never_stopped(overrides: list[str], tmp_path: Path) -> None:
     job = make_job([*SMALL, *plain, "resume=auto"], tmp_path / "parts")
     from dataclasses import replace
 
-    from hydratune.job import run_job as go
+    from hydratune.experiment.run import run_job as go
 
     go(replace(job, halt=0.5))
     assert checkpoint.steps(job.directory / "checkpoints")
     again = go(job)
     one, other = weights(whole), weights(again)
     assert all(torch.equal(one[n], other[n]) for n in one)
-    assert whole.record["history"] == again.record["history"]
+    assert whole.record.history == again.record.history
 
 
 def test_a_gpt_writes_in_tensorboard_and_classifies(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_gpt_writes_in_tensorboard_and_classifies(tmp_path: Path) -> None:
     shown = texts(writer.directory)
     assert len(shown["val/generated"]) == 2 and "goes on" in shown["val/generated"][0]
     assert {"batch", "val/predicted"} <= shown.keys()
-    metrics = writer.record["metrics"]
+    metrics = writer.record.metrics
     assert metrics["val_bits_per_byte"] > 0 and metrics["test_bits_per_byte"] > 0
     result = run_job(
         tmp_path / "b", "stage=finetune", *GPT, "dataset=sentiment", *SIZES, f"init_from={writer.directory}",
@@ -203,8 +203,8 @@ def test_what_a_run_exports_answers_as_the_run_does(pretrained: Any, tmp_path: P
         *SIZES,
         "init_from=auto",
     )
-    assert more.record["lineage"]["weights"].endswith("export/model.safetensors")
-    assert more.record["metrics"]["val_f1"] >= 0
+    assert more.record.lineage.weights.endswith("export/model.safetensors")
+    assert more.record.metrics["val_f1"] >= 0
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     records = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("s/*/run.json")}
     assert len(records) == 10 and all(r["status"] == "complete" for r in records.values())
-    assert any(r.get("beside") for r in records.values())
+    assert any(r.get("trained_with") for r in records.values())
     for wanted in ("freeze=last_groups,optimizer.lr=0.001", "freeze=lora,optimizer.lr=0.003"):
         name = next(n for n in records if n.startswith(wanted))
         alone = hydratune(*base, *wanted.split(","), "name=alone_" + str(len(name)), f"hydra.run.dir=alone/{len(name)}",
@@ -292,6 +292,7 @@ def test_without_the_extra_a_sentence_names_the_command(tmp_path: Path) -> None:
 def test_importing_hydratune_imports_no_transformers() -> None:
     import subprocess
 
-    code = "import sys, hydratune.job, hydratune.data.corpus, hydratune.tasks.language, hydratune.models.huggingface; "
+    code = "import sys, hydratune.experiment.run, hydratune.data.text.corpus, hydratune.tasks.language; "
+    code += "import hydratune.models.text.huggingface; "
     code += "assert not {'transformers', 'tokenizers'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

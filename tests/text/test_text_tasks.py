@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hydratune.core.types import Batch, ImageSpec, Padded, TextSpec
 from hydratune.engine.backward import _micro_batches
 from hydratune.tasks.classification import Classification
 from hydratune.tasks.entities import entities, scores
 from hydratune.tasks.language import CausalLanguage, MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
-from hydratune.types import Batch, DataSpec, Padded, TextSpec
 from tests.text.small import CPU, network_of, spec, tokens
 
 SCHEMES = {
@@ -63,7 +63,7 @@ def test_correlation_and_f1_are_scikit_learn_s(seed: int, classes: int) -> None:
 
     g = torch.Generator().manual_seed(seed)
     outputs, targets = torch.randn(30, classes, generator=g), torch.randint(0, classes, (30,), generator=g)
-    seen = Classification().metrics(DataSpec((1, 1, 1), tuple("abcdef")[:classes], (0.0,), (1.0,)), CPU)
+    seen = Classification().metrics(ImageSpec((1, 1, 1), tuple("abcdef")[:classes], (0.0,), (1.0,)), CPU)
     seen.update(outputs, Batch(outputs, targets, torch.arange(30)))
     values = seen.compute()
     said = outputs.argmax(1)
@@ -72,7 +72,7 @@ def test_correlation_and_f1_are_scikit_learn_s(seed: int, classes: int) -> None:
 
 
 def test_a_classifier_that_never_changes_its_mind_has_no_correlation() -> None:
-    seen = Classification().metrics(DataSpec((1, 1, 1), ("a", "b"), (0.0,), (1.0,)), CPU)
+    seen = Classification().metrics(ImageSpec((1, 1, 1), ("a", "b"), (0.0,), (1.0,)), CPU)
     seen.update(torch.tensor([[1.0, 0.0]] * 4), Batch(None, torch.tensor([0, 1, 0, 1]), torch.arange(4)))
     assert seen.compute()["mcc"] == 0.0
 
@@ -128,15 +128,15 @@ def test_a_sequence_of_special_tokens_is_asked_nothing(tmp_path: Path) -> None:
 
     values = torch.tensor([[2, 3, 1, 1], [2, 50, 51, 3]])
     own = spec("masked")
-    shown, _, targets = MaskedLanguage(0.3).pose(values, torch.tensor([2, 4]), None, NoNoise(), own)
+    shown, _, targets = MaskedLanguage(0.3).make_inputs(values, torch.tensor([2, 4]), None, NoNoise(), own)
     assert (targets[0] == -100).all() and torch.equal(shown[0], values[0])
     assert (targets[1] != -100).sum() == 1
     with pytest.raises(ValueError, match=r"has no mask token; kind=wordpiece has one"):
-        MaskedLanguage().pose(values, torch.tensor([2, 4]), None, NoNoise(), TextSpec(9, 4, {"pad": 0}))
+        MaskedLanguage().make_inputs(values, torch.tensor([2, 4]), None, NoNoise(), TextSpec(9, 4, {"pad": 0}))
 
 
 def test_what_a_network_writes_is_the_same_each_time() -> None:
-    from hydratune.data.text_stream import TextSplit
+    from hydratune.data.text.text_stream import TextSplit
 
     class Stands:
         split = TextSplit(torch.arange(5, 45, dtype=torch.int32), torch.tensor([0, 20]), torch.tensor([20, 20]))
@@ -151,10 +151,10 @@ def test_what_a_network_writes_is_the_same_each_time() -> None:
     for group in network.groups:
         group.module.eval()
     task = CausalLanguage(prompt=3, generate=20)
-    one, other = (task.look(network.forward, Stands())["generated"] for _ in range(2))
+    one, other = (task.previews(network.forward, Stands())["generated"] for _ in range(2))
     assert one == other and "5 6 7" in one and "25 26 27" in one
     assert len(one.splitlines()[2].split("|")[2].split()) == 20  # beyond the 16 positions that it can see at once
-    assert CausalLanguage(generate=0).look(network.forward, Stands()) == {}
+    assert CausalLanguage(generate=0).previews(network.forward, Stands()) == {}
 
 
 def test_questions_name_the_keys_that_are_wrong() -> None:
@@ -170,7 +170,8 @@ def test_questions_name_the_keys_that_are_wrong() -> None:
 
 
 def test_padded_is_a_pytree_that_can_be_divided() -> None:
-    from hydratune.engine.memory import in_parts, rows
+    from hydratune.core.batching import rows
+    from hydratune.engine.memory import in_parts
 
     batch = tokens()
     part = rows(batch, 1, 3)

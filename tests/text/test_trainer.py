@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from hydratune.core.types import Batch, Padded
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.settings import Settings
-from hydratune.engine.trial import Trial
-from hydratune.freeze.strategies import Nothing
+from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import build_network
-from hydratune.optim import AdamW, Linear
+from hydratune.optim.optimizers import AdamW
+from hydratune.optim.schedules import Linear
 from hydratune.record.run import Run
-from hydratune.runtime import Runtime
 from hydratune.tasks.language import CausalLanguage, MaskedLanguage
 from hydratune.tasks.text import SequenceClassification, TokenClassification
-from hydratune.types import Batch, Padded
 from tests.text.small import body_of, inside, spec
 
 pytest.importorskip("accelerate")
@@ -70,11 +71,10 @@ def test_the_loss_curve_is_the_trainer_s(name: str, question: str, tmp_path: Pat
     body = body_of(name, question, **PLAIN[name])
     start = {k: t.clone() for k, t in body.source.state_dict().items()}
     network = build_network(body, body.head)  # type: ignore[arg-type]
-    phases = Nothing().phases(network.groups, STEPS)
-    trial = Trial(
-        network, phases, task, spec(question), AdamW(1e-3, weight_decay=0.05), Linear(), Settings(clip=1.0),
-        Runtime(precision="fp32", keep_memory=False), Run(tmp_path / "run", {}), seed=0,
-    )  # fmt: skip
+    phases = NoFreeze().phases(network.groups, STEPS)
+    plan = TrainingPlan(phases, AdamW(1e-3, weight_decay=0.05), Linear(), Settings(clip=1.0), seed=0)
+    runtime = Runtime(precision="fp32", keep_memory=False)
+    trial = Trial(network, plan, task, spec(question), runtime, Run(tmp_path / "run"))
     ours = []
     for step, batch in enumerate(data):
         trial.step(step, batch.inputs, batch, 0)

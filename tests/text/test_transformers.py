@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from hydratune.experiment.prepare import _adapted
 from hydratune.freeze.lora import LoRA, merged
-from hydratune.member import _adapted
-from hydratune.models.huggingface import huggingface
 from hydratune.models.initialise import initialised
 from hydratune.models.network import Network, build_network
-from hydratune.models.text_groups import DECODERS, ENCODERS, family
+from hydratune.models.text.families import DECODERS, ENCODERS, family
+from hydratune.models.text.huggingface import huggingface
 from tests.text.small import CONFIGS, SIZES, body_of, config, inside, network_of, spec, tokens
 
 QUESTIONS = ("sequence", "token", "masked", "causal")
@@ -116,7 +116,7 @@ def test_weights_are_a_function_of_seed_and_name(name: str) -> None:
 def test_what_is_exported_is_read_back_with_equal_outputs(name: str, question: str, tmp_path: Path) -> None:
     import transformers
 
-    from hydratune.models.huggingface import CLASSES
+    from hydratune.models.text.huggingface import CLASSES
 
     body, network = network_of(name, question)
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_a_configuration_gets_the_room_that_the_data_wants() -> None:
 def test_a_directory_that_brings_code_runs_none_of_it(tmp_path: Path) -> None:
     import json
 
-    from hydratune.data.tokenizer import TokenizerRecipe
+    from hydratune.data.text.tokenizer import TokenizerRecipe
 
     canary = tmp_path / "canary"
     home = tmp_path / "evil"

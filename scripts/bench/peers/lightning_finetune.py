@@ -23,7 +23,7 @@ from torch import nn
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from hydratune.models.small_resnet import small_resnet
+from hydratune.models.vision.small_resnet import small_resnet
 
 warnings.simplefilter("ignore")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

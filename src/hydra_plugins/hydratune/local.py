@@ -19,7 +19,7 @@ class LocalLauncher(Launcher):
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # a sweeper may keep its study there
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from hydratune.sweep.forked import context
+        from hydratune.sweep.forkserver import context
 
         context()  # the workers' imports begin beside ours
         from hydratune.sweep.launcher import launch

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from hydratune.core.secrets import hidden
 from hydratune.data.hashes import hashed
-from hydratune.secrets import hidden
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 MEMBERS = 2_000_000

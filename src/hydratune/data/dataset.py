@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hydratune.data.stream import Stream
-from hydratune.randomness import derive_seed
-from hydratune.types import Batch, Body, Features, Shown, Spec, Task
+from hydratune.core.seeding import derive_seed
+from hydratune.core.task import Task
+from hydratune.core.types import Backbone, Batch, Features, Spec, Summary
+from hydratune.data.stream import Batches, Placement, Stream
 
 SPLITS = ("train", "val", "test")
 P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class WeightsHome:
+    """Where the weights lie that a run starts from: beside them may be what they are of no use without."""
+
+    wanted: str  # init_from, as it was typed
+    directories: Callable[[], Iterator[Path]]
+    required: bool  # whether they must have been kept with the rest of it
 
 
 class Dataset(ABC):
@@ -32,24 +43,25 @@ class Dataset(ABC):
         """What a model's constructor may want to know of the data, by parameter."""
 
     @abstractmethod
-    def example(self, body: Body) -> Features:
+    def example(self, body: Backbone) -> Features:
         """What the network is given, of one sample."""
 
     @abstractmethod
     def split(self, name: str) -> Any:
         """Samples of "train", "val" or "test", which can be counted. Raises ValueError for what cannot be used."""
 
-    @abstractmethod
-    def stream(
-        self, split: Any, body: Body, batch_size: int, device: torch.device, seed: int,
-        memory_format: torch.memory_format, rank: int, world: int, training: bool,
-    ) -> Stream: ...  # fmt: skip
+    def evaluated_split(self) -> Any:
+        """The samples of a set that is only evaluated: those of "val"."""
+        return self.split("val")
 
     @abstractmethod
-    def show_batch(self, batch: Batch) -> Mapping[str, Shown]:
+    def stream(self, split: Any, body: Backbone, batches: Batches, place: Placement) -> Stream: ...
+
+    @abstractmethod
+    def show_batch(self, batch: Batch) -> Mapping[str, Summary]:
         """By tag, what the network sees."""
 
-    def remark(self, split: Any) -> str:
+    def split_summary(self, split: Any) -> str:
         """What whoever reads a split's numbers should know of it; mostly nothing."""
         return ""
 
@@ -64,6 +76,10 @@ class Dataset(ABC):
         """A digest of what no name and no number in the configuration identifies; empty where there is none."""
         return ""
 
+    def kept_at(self) -> Path | None:
+        """A directory with what `keep` would put there; None where there is nothing."""
+        return None
+
     def keep(self, directory: Path, export: bool = False) -> str:
         """Put there what a run's weights are of no use without. Returns a line on it; empty where there is nothing.
 
@@ -72,7 +88,7 @@ class Dataset(ABC):
         return ""
 
 
-def carve(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """(kept, carved): a stratified, seeded split of sample numbers, each in ascending order.
 
     Every class with at least two samples gives `share` of them, rounded, and at least one.

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hydratune.record.features import cache_home
+from hydratune.core.paths import cache_home
 
 SETTLED = 2.0  # seconds without a change, after which another change would be seen in the times of a file
 UNUSED = 180 * 24 * 3600.0  # seconds after which what was remembered of a folder is forgotten

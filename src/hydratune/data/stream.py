@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hydratune.randomness import derive_seed
-from hydratune.types import Batch, Features, Shown
+from hydratune.core.seeding import derive_seed
+from hydratune.core.types import Batch, Features, Summary
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which batches: size: samples of a global batch; training: whether they are augmented, and what else is random."""
+
+    size: int
+    seed: int = 0
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where batches lie. rank, world: of every global batch this process gets its part; which samples those are depends
+    on neither.
+    """
+
+    device: torch.device
+    memory_format: torch.memory_format = torch.contiguous_format
+    rank: int = 0
+    world: int = 1
+
+
+class Rows(NamedTuple):
+    """Samples of one batch in a table of their features."""
+
+    ids: Tensor  # [B] sample numbers
+    at: Tensor  # [B] rows of the table
+    view: int  # which view of the samples they are
 
 
 class Stream(ABC):
@@ -31,14 +61,15 @@ class Stream(ABC):
     anew = ""
     form = ""
 
-    def __init__(self, split: Any, batch_size: int, device: torch.device, seed: int, rank: int, world: int) -> None:
-        """rank, world: of every global batch this process gets its part; which samples those are depends on neither."""
-        self.split, self.seed, self.device = split, seed, device
-        self.numbers = device  # where sample numbers lie
-        self.rank, self.world = rank, world
-        self.batch_size = min(batch_size, len(split))
-        if self.batch_size < world:
-            raise ValueError(f"batch_size={self.batch_size}: fewer samples than the {world} processes that share them")
+    def __init__(self, split: Any, batches: Batches, place: Placement) -> None:
+        self.split, self.seed, self.device, self.training = split, batches.seed, place.device, batches.training
+        self.numbers = place.device  # where sample numbers lie
+        self.memory_format, self.rank, self.world = place.memory_format, place.rank, place.world
+        self.batch_size = min(batches.size, len(split))
+        if self.batch_size < self.world:
+            raise ValueError(
+                f"batch_size={self.batch_size}: fewer samples than the {self.world} processes that share them"
+            )
         self.steps_per_epoch = len(split) // self.batch_size
 
     # ---- what a kind of data says
@@ -48,19 +79,19 @@ class Stream(ABC):
         """The global batches of steps [first_step, last_step)."""
 
     @abstractmethod
-    def once(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         """Every sample once; for a stream that changes none of them."""
 
     @abstractmethod
-    def distinct(self, size: int) -> Iterator[Features]:
+    def unique_inputs(self, size: int) -> Iterator[Features]:
         """Inputs of every sample in the order of `rows`, of one view of it after the other, about `size` at a time."""
 
     @abstractmethod
-    def targets(self, ids: Tensor) -> Tensor:
-        """What these samples are labelled with."""
+    def targets(self, ids: Tensor, view: int) -> Features:
+        """What these samples are labelled with, as one of their views has it: masks follow their augmented image."""
 
     @abstractmethod
-    def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Shown:
+    def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Summary:
         """These samples for somebody to look at."""
 
     def order(self, epoch: int) -> Tensor:
@@ -70,26 +101,27 @@ class Stream(ABC):
 
     # ---- what follows from that
 
-    def rows(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(sample numbers, their rows in a table made in the order of `distinct`) of the same batches."""
+    def rows(self, first_step: int, last_step: int) -> Iterator[Rows]:
+        """Where a table made in the order of `unique_inputs` has the samples of the same batches."""
         for epoch, ids in self._epochs(first_step, last_step):
-            start = (epoch % (self.views or 1)) * len(self.split)
-            yield from ((these, start + self._row(these)) for these in map(self._own, ids))
+            view = epoch % (self.views or 1)
+            start = view * len(self.split)
+            yield from (Rows(these, start + self._row(these), view) for these in map(self._own, ids))
 
-    def rows_once(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of `once`."""
-        yield from ((ids, self._row(ids)) for ids in self._batches_once())
+    def eval_rows(self) -> Iterator[Rows]:
+        """The same of `eval_batches`."""
+        yield from (Rows(ids, self._row(ids), 0) for ids in self._eval_ids())
 
-    def labelled(self, inputs: Features, ids: Tensor) -> Batch:
+    def labelled(self, inputs: Features, rows: Rows) -> Batch:
         """What a table holds of these samples, as a batch."""
-        return Batch(inputs, self.targets(ids), ids.to(self.device))
+        return Batch(inputs, self.targets(rows.ids, rows.view), rows.ids.to(self.device))
 
     def row_lengths(self) -> Tensor | None:
         """[views * N] elements of each row of a table, where samples are of several lengths."""
         return None
 
     def _row(self, ids: Tensor) -> Tensor:
-        """Where `distinct` has these samples."""
+        """Where `unique_inputs` has these samples."""
         return ids
 
     def _own(self, rows: Tensor) -> Tensor:
@@ -106,7 +138,7 @@ class Stream(ABC):
             yield epoch, [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(index, stop)]
             step += stop - index
 
-    def _batches_once(self) -> list[Tensor]:
-        """The sample numbers of each batch of `once`."""
+    def _eval_ids(self) -> list[Tensor]:
+        """The sample numbers of each batch of `eval_batches`."""
         every = torch.arange(len(self.split), device=self.numbers)
         return [self._own(ids) for ids in every.split(self.batch_size)]

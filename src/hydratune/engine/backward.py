@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hydratune.company import local
-from hydratune.engine.memory import make_room, ran_out, rows
-from hydratune.runtime import Runtime
-from hydratune.types import Batch, Features, Task
+from hydratune.core.batching import batch_rows, rows
+from hydratune.core.loss import Loss, weighted
+from hydratune.core.task import Task
+from hydratune.core.types import Batch, Features
+from hydratune.distributed.process_group import local
+from hydratune.distributed.runtime import Runtime
+from hydratune.engine.memory import make_room, ran_out
+from hydratune.engine.state import Progress
 
 Tail = Callable[[int, Features], Features]  # (number of the part, its features) -> outputs
 
@@ -20,9 +24,9 @@ Tail = Callable[[int, Features], Features]  # (number of the part, its features)
 class Backward:
     """What lies between a batch and the gradients of the parameters that train."""
 
-    def __init__(self, task: Task, runtime: Runtime, parts: int) -> None:
-        """parts: micro-batches of a step; from where memory runs out, twice as many."""
-        self.task, self.runtime, self.parts = task, runtime, parts
+    def __init__(self, task: Task, runtime: Runtime, state: Progress) -> None:
+        """state.parts: micro-batches of a step; from where memory runs out, twice as many."""
+        self.task, self.runtime, self.state = task, runtime, state
         self._statistics: list[Tensor] = []
         self._kept: list[Tensor] = []
         self._exact = True
@@ -36,13 +40,16 @@ class Backward:
 
     def run(
         self, step: int, features: Features, batch: Batch, tail: Tail, trained: Sequence[Tensor]
-    ) -> tuple[Tensor, float]:
-        """(mean loss over all ranks, seconds of the forward passes); gradients are the mean's."""
+    ) -> tuple[Tensor, dict[str, Tensor], float]:
+        """(mean loss over all ranks, the means of its terms if there are several, seconds of the forward passes).
+
+        Gradients are the mean's.
+        """
         if self._statistics:
             torch._foreach_copy_(self._kept, self._statistics)
-        self.parts = self.runtime.agreed(self.parts) or 1
+        self.state.parts = self.runtime.agreed(self.state.parts) or 1
         while True:
-            parts = max(min(self.parts, len(batch.ids)), 1)
+            parts = max(min(self.state.parts, len(batch.ids)), 1)
             try:
                 return self._run(features, batch, tail, trained, parts)
             except (RuntimeError, MemoryError) as error:
@@ -62,11 +69,11 @@ class Backward:
                 parameter.grad = None
             self.put_back()
             make_room()
-            self.parts = 2 * parts
+            self.state.parts = 2 * parts
             exactly = "the same" if self._exact else "not quite the same, as BatchNorm and dropout see smaller batches"
             print(
-                f"warning: step {step}: {said}. From here on a step is made of {self.parts} micro-batches of "
-                f"{math.ceil(len(batch.ids) / self.parts)} samples; what it computes is {exactly}"
+                f"warning: step {step}: {said}. From here on a step is made of {self.state.parts} micro-batches of "
+                f"{math.ceil(len(batch.ids) / self.state.parts)} samples; what it computes is {exactly}"
             )
 
     def put_back(self) -> None:
@@ -76,42 +83,93 @@ class Backward:
 
     def _run(
         self, features: Features, batch: Batch, tail: Tail, trained: Sequence[Tensor], parts: int
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, dict[str, Tensor], float]:
         started = time.perf_counter()
         if parts == 1 and self.runtime.world == 1:
             loss = self.task.loss(tail(0, features), batch)
-            mean = loss.sum / loss.count
+            mean = loss.mean()
             forward = time.perf_counter() - started
             mean.backward()
-            return mean.detach(), forward
-        # The loss is a sum: gradients add up over parts and ranks, and are divided once by the global count.
-        device = self.runtime.torch_device
-        total, samples, forward = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
+            return mean.detach(), loss.means(), forward
+        # A term is a sum: gradients add up over parts and ranks, and are divided once by the global count.
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        weights, forward = {}, 0.0
+        gradients: dict[str, list[Tensor]] = {}
         for number, (part, sub) in enumerate(_micro_batches(features, batch, parts)):
             began = time.perf_counter()
             loss = self.task.loss(tail(number, part), sub)
             forward += time.perf_counter() - began
-            loss.sum.backward()
-            total += loss.sum.detach()
-            samples += loss.count
+            self._add(loss, trained, gradients)
+            for name, term in loss.terms.items():
+                sums[name] = sums.get(name, 0) + term.sum.detach()
+                counts[name] = counts.get(name, 0) + torch.as_tensor(term.count, device=term.sum.device)
+                weights[name] = term.weight
+        self._over_ranks(sums, counts, gradients, trained)
+        if gradients:
+            self._combine(gradients, counts, weights, trained)
+        else:
+            self._divide(next(iter(counts.values())), trained)
+        means = {name: sums[name] / counts[name].clamp_min(1) for name in sums}
+        total = weighted([(weights[name], mean) for name, mean in means.items()])
+        return total, means if len(means) > 1 else {}, forward
+
+    def _add(self, loss: Loss, trained: Sequence[Tensor], gradients: dict[str, list[Tensor]]) -> None:
+        """Gradients of one part. Terms that count different things are kept apart until all counts are known."""
+        if len(loss.terms) == 1:
+            loss.total().backward()
+            return
+        if self.runtime.shares:
+            raise ValueError("runtime.strategy=fsdp: this task's loss has several terms; replicate can train on them")
+        for i, (name, term) in enumerate(loss.terms.items()):
+            if not term.sum.requires_grad:
+                continue
+            more = i + 1 < len(loss.terms)
+            found = torch.autograd.grad(term.sum, trained, retain_graph=more, allow_unused=True, materialize_grads=True)
+            kept = gradients.setdefault(name, [torch.zeros_like(p) for p in trained])
+            torch._foreach_add_(kept, list(found))
+
+    def _over_ranks(
+        self, sums: dict[str, Tensor], counts: dict[str, Tensor], gradients: Mapping[str, list[Tensor]],
+        trained: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        """What this rank has of each becomes what all have together."""
+        if self.runtime.world == 1:
+            return
+        device = self.runtime.torch_device
+        for values in (sums, counts):
+            values |= {name: value.to(device, torch.float32) for name, value in values.items()}
+        own = [p.grad for p in trained if p.grad is not None]
+        flat = [g for g in own if local(g) is g] + [g for several in gradients.values() for g in several]
+        moving = [s for s in self._statistics if s.is_floating_point()]
+        self.runtime.sum_over_ranks([*flat, *sums.values(), *counts.values(), *moving])
+        if moving:  # every rank has the mean of what the ranks have seen
+            torch._foreach_div_(moving, self.runtime.world)
+
+    def _divide(self, count: Tensor, trained: Sequence[Tensor]) -> None:
         gradients = [p.grad for p in trained if p.grad is not None]
         summed = [g for g in gradients if local(g) is g]
         shares = [local(g) for g in gradients if local(g) is not g]  # of tensors that FSDP has averaged over the ranks
-        moving = [s for s in self._statistics if s.is_floating_point()]
-        self.runtime.sum_over_ranks([*summed, total, samples, *moving])
-        world = self.runtime.world
+        count = count.clamp_min(1).to(torch.float32)
         if summed:
-            torch._foreach_div_(summed, samples)
+            torch._foreach_div_(summed, count)
         if shares:
-            torch._foreach_div_(shares, samples / world)
-        if world > 1 and moving:  # every rank has the mean of what the ranks have seen
-            torch._foreach_div_(moving, world)
-        return total / samples, forward
+            torch._foreach_div_(shares, count / self.runtime.world)
+
+    @staticmethod
+    def _combine(
+        gradients: Mapping[str, list[Tensor]], counts: Mapping[str, Tensor], weights: Mapping[str, float],
+        trained: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        """The weighted total of each term's gradient over its own count."""
+        for name, several in gradients.items():
+            torch._foreach_mul_(several, weights[name] / counts[name].clamp_min(1).to(torch.float32))
+        for parameter, *parts in zip(trained, *gradients.values(), strict=True):
+            parameter.grad = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _micro_batches(features: Features, batch: Batch, count: int) -> list[tuple[Features, Batch]]:
     """Equal parts of a global batch; the last may be smaller."""
     size = math.ceil(len(batch.ids) / count)
     starts = range(0, len(batch.ids), size)
-    whole = (batch.inputs, batch.targets, batch.ids)
-    return [(rows(features, a, a + size), Batch(*rows(whole, a, a + size))) for a in starts]
+    return [(rows(features, a, a + size), batch_rows(batch, a, a + size)) for a in starts]

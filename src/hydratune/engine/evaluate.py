@@ -8,13 +8,14 @@ from functools import partial
 
 import torch
 
-from hydratune import signals
+from hydratune.core.task import Task
+from hydratune.core.types import Features, Metrics, Spec, Summary
 from hydratune.data.stream import Stream
+from hydratune.distributed import signals
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.memory import in_parts
 from hydratune.engine.trunk import Trunk
 from hydratune.models.network import Network
-from hydratune.runtime import Runtime
-from hydratune.types import Features, Metrics, Shown, Spec, Task
 
 
 def evaluate(network: Network, task: Task, stream: Stream, spec: Spec, runtime: Runtime) -> Metrics:
@@ -32,7 +33,7 @@ def evaluate_tails(
     """
     metrics = [task.metrics(spec, runtime.torch_device) for _ in networks]
     with in_evaluation(networks):
-        for batch, features in trunk.once():
+        for batch, features in trunk.eval_batches():
             if (number := runtime.agreed(signals.asked())) is not None:
                 raise signals.Stopped(number)
             for network, cut, seen in zip(networks, cuts, metrics, strict=True):
@@ -47,10 +48,10 @@ def evaluate_tails(
 
 
 @torch.no_grad()
-def look(network: Network, task: Task, stream: Stream, runtime: Runtime) -> Mapping[str, Shown]:
+def previews(network: Network, task: Task, stream: Stream, runtime: Runtime) -> Mapping[str, Summary]:
     """What the task has somebody look at beside the metrics."""
     with in_evaluation([network]):
-        return task.look(partial(_outputs, runtime, network, 0), stream)
+        return task.previews(partial(_outputs, runtime, network, 0), stream)
 
 
 @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from hydratune.types import Features
+from hydratune.core.batching import joined, rows
+from hydratune.core.types import Features
 
 
 def ran_out(error: BaseException) -> bool:
@@ -38,15 +36,4 @@ def in_parts(run: Callable[[Features], Features], features: Features, count: int
     make_room()  # outside the handler: the error's traceback would keep what has filled the memory
     half = count // 2
     parts = [in_parts(run, rows(features, a, b), b - a) for a, b in ((0, half), (half, count))]
-    return _joined(parts)
-
-
-def rows(features: Features, first: int, last: int) -> Features:
-    """Samples [first, last) of every tensor."""
-    return tree_map(lambda t: t[first:last], features)
-
-
-def _joined(parts: Sequence[Features]) -> Features:
-    leaves, shape = zip(*(tree_flatten(p) for p in parts), strict=True)
-    together: list[Any] = [torch.cat(t) if isinstance(t[0], Tensor) else t[0] for t in zip(*leaves, strict=True)]
-    return tree_unflatten(together, shape[0])
+    return joined(parts)

@@ -6,17 +6,17 @@ import hashlib
 import resource
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hydratune.company import like, local
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.types import Phase
+from hydratune.distributed.process_group import like, local
 from hydratune.freeze.phases import set_mode
-from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
-from hydratune.types import Phase
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,6 +62,28 @@ def layout(tensor: Tensor) -> torch.memory_format:
 
 
 @dataclass
+class Progress:
+    """Where a trial is, as one value: all of it that is neither a tensor nor follows from the configuration."""
+
+    best: dict[str, Any] = field(default_factory=dict)  # step, value and metrics of the best evaluation
+    last: dict[str, float] = field(default_factory=dict)  # the latest evaluation
+    since_best: int = 0
+    history: list[list[float]] = field(default_factory=list)  # [step, value] of every evaluation
+    stopped: str | None = None  # why it ended before its last step
+    owed: bool = False  # the evaluation after its last step, which a signal did not leave time for
+    skips: list[dict[str, Any]] = field(default_factory=list)  # steps not made, loss or gradient being not finite
+    parts: int = 1  # micro-batches of a step
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @staticmethod
+    def read(state: Mapping[str, Any]) -> Progress:
+        """Of a checkpoint's state."""
+        return Progress(**{f.name: state[f.name] for f in fields(Progress)})
+
+
+@dataclass
 class Meters:
     """What happened since the last log. The tensors stay on the device until then."""
 
@@ -71,13 +93,16 @@ class Meters:
     data: float = 0.0  # seconds
     forward: float = 0.0
     backward: float = 0.0
+    terms: dict[str, Tensor] = field(default_factory=dict)  # sums over steps of a loss's terms, if there are several
 
     @staticmethod
     def on(device: torch.device) -> Meters:
         return Meters(torch.zeros((), device=device), torch.zeros((), device=device))
 
-    def add(self, loss: Tensor, norm: Tensor, forward: float, backward: float) -> None:
+    def add(self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor, forward: float, backward: float) -> None:
         self.loss += loss
+        for name, mean in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + mean
         self.norm = norm
         self.summed += 1
         self.forward += forward
@@ -88,19 +113,29 @@ class Meters:
         count = max(self.summed, 1)
         times = {"data": self.data, "forward": self.forward, "backward": self.backward}
         values = {"train/loss": float(self.loss) / count, "train/grad_norm": float(self.norm)}
+        values |= {f"train/loss_{name}": float(total) / count for name, total in self.terms.items()}
         return values | {f"time/{k}_ms": 1000 * v / count for k, v in times.items()}
 
     def reset(self) -> None:
         self.loss.zero_()
         self.summed, self.data, self.forward, self.backward = 0, 0.0, 0.0, 0.0
+        self.terms = {}
 
-    def restore(self, loss: float, norm: float, summed: int) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        terms = {name: float(total) for name, total in self.terms.items()}
+        return {
+            "loss": float(self.loss), "norm": float(self.norm), "summed": self.summed,
+            **({"terms": terms} if terms else {}),
+        }  # fmt: skip
+
+    def restore(self, loss: float, norm: float, summed: int, terms: Mapping[str, float] | None = None) -> None:
         self.loss.fill_(loss)
         self.norm, self.summed = torch.tensor(norm), summed
+        self.terms = {name: torch.tensor(total, device=self.loss.device) for name, total in (terms or {}).items()}
 
     def take(self, other: Meters) -> None:
         self.loss.copy_(other.loss)
-        self.norm, self.summed = other.norm, other.summed
+        self.norm, self.summed, self.terms = other.norm, other.summed, dict(other.terms)
         self.data, self.forward, self.backward = other.data, other.forward, other.backward
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from hydratune.company import assign, local, whole
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.secrets import hidden_in
+from hydratune.core.seeding import derive_seed
+from hydratune.core.task import Task
+from hydratune.core.types import Batch, Features, Phase, Spec
+from hydratune.distributed.process_group import assign, local, whole
+from hydratune.distributed.runtime import Runtime
 from hydratune.engine.backward import Backward
 from hydratune.engine.nonfinite import refusal, which
 from hydratune.engine.settings import Settings
 from hydratune.engine.state import (
     Meters,
+    Progress,
     Swapped,
     digest,
     frozen_tensors,
@@ -27,45 +35,45 @@ from hydratune.engine.state import (
     peak_memory_mb,
     set_modes,
 )
-from hydratune.layer_groups import parameter_names
 from hydratune.models.network import Network
-from hydratune.optim import Recipe, Schedule
-from hydratune.randomness import derive_seed
+from hydratune.optim.optimizers import OptimizerConfig
+from hydratune.optim.schedules import Schedule
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
-from hydratune.runtime import Runtime
-from hydratune.secrets import hidden_in
-from hydratune.types import Batch, Features, Phase, Spec, Task
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a trial does to its network, at every step."""
+
+    phases: Sequence[Phase]
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    settings: Settings
+    seed: int
 
 
 class Trial:
     """Steps on features that a trunk hands it. Everything it does at a step is a function of that step's number."""
 
     def __init__(
-        self, network: Network, phases: Sequence[Phase], task: Task, spec: Spec, recipe: Recipe,
-        schedule: Schedule, settings: Settings, runtime: Runtime, run: Run, seed: int,
-    ) -> None:  # fmt: skip
-        self.network, self.phases, self.task, self.spec = network, tuple(phases), task, spec
-        self.recipe, self.schedule, self.settings = recipe, schedule, settings
-        self.runtime, self.run, self.seed = runtime, run, seed
-        self.num_steps = phases[-1].last_step
-        self.fork = min(p.cut for p in phases)  # below it nothing is ever this trial's own
+        self, network: Network, plan: TrainingPlan, task: Task, spec: Spec, runtime: Runtime, run: Run
+    ) -> None:
+        self.network, self.plan, self.task, self.spec, self.runtime, self.run = network, plan, task, spec, runtime, run
+        self.phases, self.config, self.schedule = tuple(plan.phases), plan.optimizer, plan.schedule
+        self.settings, self.seed = plan.settings, plan.seed
+        self.num_steps = self.phases[-1].last_step
+        self.fork = min(p.cut for p in self.phases)  # below it nothing is ever this trial's own
         self.parameters = network.parameters()
-        self.optimizer = recipe.build(network.groups, self.parameters, [p.trainable for p in self.phases])
-        ever = frozenset().union(*(p.trainable for p in phases))
-        self._averaged = {n: p for n, p in self.parameters.items() if n in ever} if settings.ema else {}
+        self.optimizer = self.config.build(network.groups, self.parameters, [p.trainable for p in self.phases])
+        ever = frozenset().union(*(p.trainable for p in self.phases))
+        self._averaged = {n: p for n, p in self.parameters.items() if n in ever} if self.settings.ema else {}
         self.ema = {n: p.detach().clone() for n, p in self._averaged.items()}
-        pulled = ever.difference(network.head.names.values()) if recipe.l2_sp else frozenset()
+        pulled = ever.difference(network.head.names.values()) if self.config.l2_sp else frozenset()
         self.start = {n: p.detach().clone() for n, p in self.parameters.items() if n in pulled}
-        self.best: dict[str, Any] = {}  # step and value of the best evaluation
-        self.last: dict[str, float] = {}  # the latest evaluation
-        self.since_best = 0
-        self.history: list[list[float]] = []  # [step, value] of every evaluation
-        self.stopped: str | None = None  # why it ended before its last step
+        self.state = Progress(parts=self.settings.accumulate)
         self.failed: Exception | None = None
-        self.owed = False  # the evaluation after its last step, which a signal did not leave time for
-        self.skips: list[dict[str, Any]] = []  # steps that were not made, their loss or gradient being not finite
-        self.backward = Backward(task, runtime, settings.accumulate)
+        self.backward = Backward(task, runtime, self.state)
         self.meters = Meters.on(runtime.torch_device)
         self.phase: Phase | None = None
 
@@ -106,7 +114,7 @@ class Trial:
             for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
                 # momentum from before it was frozen points nowhere now
                 self.optimizer.state.pop(self.parameters[name], None)
-            self.since_best = 0
+            self.state.since_best = 0
         self._mark(phase.first_step + 1)
 
     def _mark(self, step: int) -> None:
@@ -133,20 +141,22 @@ class Trial:
         """Update on `features`, the output of groups[:first] (the inputs themselves where first is 0)."""
         self.prepare(step)
         started = time.perf_counter()
-        loss, forward = self.backward.run(
+        loss, terms, forward = self.backward.run(
             step, features, batch, lambda part, own: self._forward(step, part, own, first), self._trainable
         )
-        self.update(step, loss, batch, forward, time.perf_counter() - started - forward)
+        self.update(step, loss, batch, (forward, time.perf_counter() - started - forward), terms)
 
-    def update(self, step: int, loss: Tensor, batch: Batch, forward: float, backward: float) -> None:
-        """What follows the gradients; forward, backward: seconds that these took."""
+    def update(
+        self, step: int, loss: Tensor, batch: Batch, seconds: tuple[float, float], terms: Mapping[str, Tensor]
+    ) -> None:
+        """What follows the gradients; seconds: of the forward and the backward passes."""
         started = time.perf_counter()
         assert self.phase is not None
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate_at(group["base_lr"], self.phase, step)
         for parameter, start in self._pulled:  # the gradient of l2_sp / 2 * |w - w0|^2
             if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - start, alpha=self.recipe.l2_sp)
+                parameter.grad.add_(parameter.detach() - start, alpha=self.config.l2_sp)
         norm = get_total_norm([p.grad for p in self._trainable if p.grad is not None])
         if not math.isfinite(whole(norm) + 0 * loss):
             self._skip(step, float(loss), batch)
@@ -159,12 +169,13 @@ class Trial:
             with torch.no_grad():  # else every average would carry the graph of all steps before
                 averages, weights = ([local(t) for t in d.values()] for d in (self.ema, self._averaged))
                 torch._foreach_lerp_(averages, weights, 1 - self.settings.ema)
-        self.meters.add(loss, whole(norm), forward, backward + time.perf_counter() - started)
+        forward, backward = seconds
+        self.meters.add(loss, terms, whole(norm), forward, backward + time.perf_counter() - started)
 
     def rate_at(self, base: float, phase: Phase, step: int) -> float:
         """base: the parameter group's own; a phase's rate takes the optimizer's place in it."""
-        own = base if phase.lr is None else phase.lr * (base / self.recipe.lr)
-        return own * self.schedule.factor(step - len(self.skips), self.num_steps) * phase.lr_scale
+        own = base if phase.lr is None else phase.lr * (base / self.config.lr)
+        return own * self.schedule.factor(step - len(self.state.skips), self.num_steps) * phase.lr_scale
 
     def _forward(self, step: int, part: int, features: Features, first: int) -> Features:
         assert self.phase is not None
@@ -185,12 +196,14 @@ class Trial:
         ids = self.runtime.joined(batch.ids).tolist()
         found = {"step": step, "loss": loss, "sample_ids": ids}
         budget = self.settings.skip_budget if self.settings.on_nonfinite == "skip" else 0
-        if len(self.skips) >= budget:
+        if len(self.state.skips) >= budget:
             self.run.update(nonfinite=found)
             raise refusal(step, loss, ids, budget)
-        self.skips = [*self.skips, found]
-        self.run.update(skipped=self.skips)
-        print(f"warning: step {step}: {which(loss)} is not finite; skipped, {budget - len(self.skips)} more may be")
+        self.state.skips = [*self.state.skips, found]
+        self.run.update(skipped=self.state.skips)
+        print(
+            f"warning: step {step}: {which(loss)} is not finite; skipped, {budget - len(self.state.skips)} more may be"
+        )
 
     # ---- beside others
 
@@ -210,21 +223,25 @@ class Trial:
 
     # ---- evaluation and record
 
-    def note(self, step: int, values: dict[str, float]) -> None:
-        """What validation gave after `step` updates; keeps count of the best."""
-        self.last, self.owed = values, False
+    def note(
+        self, step: int, values: dict[str, float], beside: Mapping[str, Mapping[str, float]] | None = None
+    ) -> None:
+        """What validation gave after `step` updates; keeps count of the best. beside: what further sets gave."""
+        self.state.last, self.state.owed = values, False
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
+        for name, others in (beside or {}).items():
+            self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
         score = values[self.task.monitor]
-        self.history = [*self.history, [step, score]]
-        if not self.best or score > self.best["value"]:
-            self.best = {"step": step, "value": score, "metrics": values}
-            self.since_best = 0
+        self.state.history = [*self.state.history, [step, score]]
+        if not self.state.best or score > self.state.best["value"]:
+            self.state.best = {"step": step, "value": score, "metrics": values, "beside": beside or {}}
+            self.state.since_best = 0
         else:
-            self.since_best += 1
+            self.state.since_best += 1
         patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
-        if patience is not None and last and self.since_best >= patience:
-            self.stopped = f"no better {self.task.monitor} in {self.since_best} evaluations"
-        self.run.update(step=step, history=self.history)
+        if patience is not None and last and self.state.since_best >= patience:
+            self.state.stopped = f"no better {self.task.monitor} in {self.state.since_best} evaluations"
+        self.run.update(step=step, history=self.state.history)
 
     def averaged_weights(self) -> Swapped:
         return Swapped(self._averaged, self.ema)
@@ -260,16 +277,10 @@ class Trial:
             "optimizer_values": values,
             "optimizer_tensors": sorted(tensors),
             "num_steps": self.num_steps,
-            "best": self.best,
-            "last": self.last,
-            "since_best": self.since_best,
-            "history": self.history,
-            "meters": {"loss": float(self.meters.loss), "norm": float(self.meters.norm), "summed": self.meters.summed},
-            "stopped": self.stopped,
-            "owed": self.owed,
-            "skips": self.skips,
-            "parts": self.backward.parts,
+            **self.state.state_dict(),
+            "meters": self.meters.state_dict(),
             "classes": hidden_in(list(self.spec.class_names)),
+            "head": {"kind": self.task.kind, "answers": hidden_in(list(self.task.answers(self.spec)))},
             "precision": str(self.runtime.chosen),
             "threads": self.runtime.numerics.threads,
             **more,
@@ -290,9 +301,6 @@ class Trial:
         for name, tensor in snapshot.start.items():
             assign(self.start[name], tensor)
         state = snapshot.state
-        self.best, self.last, self.since_best = state["best"], state["last"], state["since_best"]
-        self.history = state["history"]
+        vars(self.state).update(Progress.read(state).state_dict())
         self.meters.restore(**state["meters"])
-        self.stopped, self.owed, self.skips = state["stopped"], state["owed"], state["skips"]
-        self.backward.parts = state["parts"]
         return state["step"]

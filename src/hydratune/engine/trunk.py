@@ -10,18 +10,19 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import TreeSpec
 
-from hydratune import signals
-from hydratune.data.stream import Stream
+from hydratune.core.batching import check_batch, count
+from hydratune.core.types import Batch, Features, Padded, Phase
+from hydratune.data.stream import Rows, Stream
+from hydratune.distributed import signals
+from hydratune.distributed.runtime import Runtime
+from hydratune.engine.feature_table import Table, as_rows, form_of
 from hydratune.engine.memory import in_parts
 from hydratune.engine.state import digest
-from hydratune.engine.table import Table, as_rows
 from hydratune.freeze.cost import PhaseCost
 from hydratune.models.network import Network
-from hydratune.record.features import FeatureStore
-from hydratune.runtime import Runtime
-from hydratune.types import Batch, Features, Padded, Phase
+from hydratune.record.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,28 @@ class Trunk:
         """The batches of these steps, with the outputs of groups[:cut] for every cut."""
         return self._joined(self.stream.batches(first_step, last_step), self.stream.rows(first_step, last_step))
 
-    def once(self) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
+    def eval_batches(self) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
         """Every sample once."""
-        return self._joined(self.stream.once(), self.stream.rows_once())
+        return self._joined(self.stream.eval_batches(), self.stream.eval_rows())
 
-    def _joined(
-        self, batches: Iterator[Batch], rows: Iterator[tuple[Tensor, Tensor]]
-    ) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
+    def _joined(self, batches: Iterator[Batch], rows: Iterator[Rows]) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
         """Only what is needed is drawn from: images where something is computed, rows where something is cached."""
+        for number, (batch, features) in enumerate(self._paired(batches, rows)):
+            if not number:  # of a stream, all batches are made alike
+                check_batch(batch)
+            yield batch, features
+
+    def _paired(self, batches: Iterator[Batch], rows: Iterator[Rows]) -> Iterator[tuple[Batch, Mapping[int, Features]]]:
         if not self.cached:
             for batch in batches:
                 yield batch, self._outputs(batch.inputs, None)
         elif self.cached.keys() >= set(self.cuts):
-            for ids, at in rows:
-                features = self._outputs(None, at)
-                yield self.stream.labelled(features[self.cuts[0]], ids), features
+            for own in rows:
+                features = self._outputs(None, own.at)
+                yield self.stream.labelled(features[self.cuts[0]], own), features
         else:
-            for batch, (_, at) in zip(batches, rows, strict=True):
-                yield batch, self._outputs(batch.inputs, at)
+            for batch, own in zip(batches, rows, strict=True):
+                yield batch, self._outputs(batch.inputs, own.at)
 
     def _outputs(self, inputs: Features, at: Tensor | None) -> dict[int, Features]:
         """Each cut's features computed from those of the one before it, or read."""
@@ -71,7 +76,7 @@ class Trunk:
                 features = self.cached[cut].read(at, self.runtime.torch_device)
             elif cut:
                 features = in_parts(
-                    partial(self._run, reached, cut), features, 0 if self.runtime.shares else _count(features)
+                    partial(self._run, reached, cut), features, 0 if self.runtime.shares else count(features)
                 )
             result[cut], reached = features, cut
         return result
@@ -80,11 +85,6 @@ class Trunk:
     def _run(self, first: int, last: int, features: Features) -> Features:
         with self.runtime.autocast():
             return self.network.forward(features, first, last)
-
-
-def _count(features: Features) -> int:
-    """Samples."""
-    return len(tree_flatten(features)[0][0])
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def plan_caches(
         elif not phase.cut:
             reason = "no: no trunk below the cut"
         elif row is None:
-            reason = "no: the trunk's output is not one tensor"
+            reason = "no: no table holds what the trunk gives"
         elif views is None:
             reason = f"no: {train_stream.anew}"
         elif mode == "auto" and phase.last_step - phase.first_step <= steps * views:
@@ -190,19 +190,29 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
             weights, names, data, stream.seed if stream.random else 0, stream.views, runtime.describe(),
             torch.__version__,
         )  # fmt: skip
-        features, lengths = store.find(key), _row_lengths(trunk, cut)
-        if features is None:
+        form, lengths = _form(trunk, cut), _row_lengths(trunk, cut)
+        keys = [key, *(f"{key}-{i}" for i in range(1, form.num_leaves))]
+        found = [store.find(k) for k in keys]
+        leaves = [t for t in found if t is not None]
+        if len(leaves) < len(keys):
             rows = len(stream.split) * (stream.views or 0) if lengths is None else int(lengths.sum())
             try:
-                features = store.keep(key, rows, map(as_rows, _computed(trunk, cut)))
+                leaves = store.keep_all(keys, rows, map(as_rows, _computed(trunk, cut)))
             except OSError as error:
                 print(f"warning: the trunk's outputs cannot be kept ({error}); they are computed for every batch")
                 continue
         if store.where == "memory":
-            features, lengths = (None if t is None else t.to(runtime.torch_device) for t in (features, lengths))
-            assert features is not None
-        kept[cut] = Table(features, lengths)
+            leaves = [leaf.to(runtime.torch_device) for leaf in leaves]
+            lengths = None if lengths is None else lengths.to(runtime.torch_device)
+        kept[cut] = Table(leaves, form, lengths)
     return replace(trunk, cached=kept)
+
+
+def _form(trunk: Trunk, cut: int) -> TreeSpec:
+    """The pytree that the features at the cut are; one leaf where they are a tensor, or padded sequences."""
+    first = next(trunk.stream.unique_inputs(2))
+    with trunk.runtime.autocast():
+        return form_of(trunk.network.forward(first, 0, cut))
 
 
 def _row_lengths(trunk: Trunk, cut: int) -> Tensor | None:
@@ -210,13 +220,13 @@ def _row_lengths(trunk: Trunk, cut: int) -> Tensor | None:
     lengths = trunk.stream.row_lengths()
     if lengths is None:
         return None
-    first = next(trunk.stream.distinct(2))
+    first = next(trunk.stream.unique_inputs(2))
     with trunk.runtime.autocast():
         return lengths if isinstance(trunk.network.forward(first, 0, cut), Padded) else None
 
 
 def _computed(trunk: Trunk, cut: int) -> Iterator[Features]:
-    for inputs in trunk.stream.distinct(trunk.stream.batch_size):
+    for inputs in trunk.stream.unique_inputs(trunk.stream.batch_size):
         if trunk.runtime.world == 1 and (number := signals.asked()):  # the pass may take long, and can be made again
             raise signals.Stopped(number)
         with trunk.runtime.autocast():

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.types import Features, LayerGroup, Padded, Phase
 from hydratune.freeze.phases import set_mode
-from hydratune.layer_groups import parameter_names
-from hydratune.types import Features, LayerGroup, Padded, Phase
 
 REPEATS = 2
 UPDATE = 10.0  # operations that an optimizer's update of one element is counted as
@@ -114,7 +114,10 @@ class CostMeter:
         if isinstance(features, Padded):
             each = features.values[0, 0].numel() * features.values.element_size()
             return int(features.lengths.double().mean() * each)
-        return features[0].numel() * features.element_size() if isinstance(features, Tensor) else None
+        leaves = tree_flatten(features)[0]
+        if not all(isinstance(leaf, Tensor) for leaf in leaves):
+            return None
+        return sum(leaf[0].numel() * leaf.element_size() for leaf in leaves)
 
     def _copy(self, i: int, phase: Phase | None) -> nn.Module:
         """The group's layers, in the phase's modes and with its gradients; nothing of the network itself moves."""

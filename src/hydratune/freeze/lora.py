@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.phases import from_group, head, phase
-from hydratune.types import LayerGroup, Phase
 
 A, B, SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_scale"
 TRANSPOSED = ".lora_transposed"  # a marker beside the scale, where the weight is [inputs, outputs]

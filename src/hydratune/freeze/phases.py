@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from hydratune.layer_groups import parameter_names, running_norms
-from hydratune.types import LayerGroup, Phase
+from hydratune.core.layer_groups import parameter_names, running_norms
+from hydratune.core.types import LayerGroup, Phase
 
 NORMS = ("frozen", "statistics", "affine")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydratune.core.layer_groups import parameter_names, running_norms
+from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.cost import PhaseCost
-from hydratune.layer_groups import parameter_names, running_norms
-from hydratune.types import LayerGroup, Phase
 
 TRAINS = ("phase", "steps", "trains", "parameters", "share", "rate", "backward", "BatchNorm below")
 COSTS = ("phase", "trunk's share of forward", "of its operations", "kept for backward", "step", "against none", "cache")

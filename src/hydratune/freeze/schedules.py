@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.phases import from_group, head, phase, step_of, tiled
-from hydratune.types import LayerGroup, Phase
 
 
 class LpFt:

@@ -9,12 +9,12 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from hydratune.core.layer_groups import norm_layers, parameter_names
+from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.phases import count_of, from_group, head, phase
-from hydratune.layer_groups import norm_layers, parameter_names
-from hydratune.types import LayerGroup, Phase
 
 
-class Nothing:
+class NoFreeze:
     """freeze=none: everything trains."""
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:

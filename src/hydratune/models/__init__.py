@@ -1,0 +1,3 @@
+from hydratune.config.public import lazily
+
+__getattr__, __dir__ = lazily(__name__)

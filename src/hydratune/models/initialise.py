@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hydratune.randomness import derive_seed
+from hydratune.core.seeding import derive_seed
 
 aten = torch.ops.aten
 _RANDOM = {aten.uniform_.default, aten.normal_.default, aten.random_.default, aten.bernoulli_.float}

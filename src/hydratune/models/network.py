@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from hydratune.company import assign
-from hydratune.types import Body, Features, LayerGroup
+from hydratune.core.types import Backbone, Features, LayerGroup
+from hydratune.distributed.process_group import assign
 
 T = TypeVar("T", bound=Tensor)
 
@@ -102,7 +102,7 @@ class Network:
             assign(tensor, tensors[name])
 
 
-def build_network(body: Body, head: nn.Module) -> Network:
+def build_network(body: Backbone, head: nn.Module) -> Network:
     """The body's groups and the head, under the names that the source model gives its tensors."""
     by_identity: dict[int, str] = {}
     for name, tensor in _tensors(body.source):
@@ -125,9 +125,9 @@ def build_network(body: Body, head: nn.Module) -> Network:
     return Network(groups)
 
 
-def as_body(model: Body | nn.Module) -> Body:
+def as_body(model: Backbone | nn.Module) -> Backbone:
     """A user's own module: its `layer_groups()` where it has them, else one group that cannot be cut."""
-    if isinstance(model, Body):
+    if isinstance(model, Backbone):
         return model
     cut = getattr(model, "layer_groups", None)
     groups = list(cut()) if cut is not None else [("body", model)]
@@ -136,7 +136,7 @@ def as_body(model: Body | nn.Module) -> Body:
     lost = [n for n, p in model.named_parameters() if id(p) not in owned and not n.startswith(f"{name}.")]
     if lost:
         raise ValueError(f"model: no layer group has {', '.join(lost[:5])}, so that nothing would train or save it")
-    return Body(source=model, groups=groups, head_name=name, in_channels=getattr(model, "in_channels", 3))
+    return Backbone(source=model, groups=groups, head_name=name, in_channels=getattr(model, "in_channels", 3))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

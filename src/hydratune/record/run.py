@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hydratune.markup import as_shown
+from hydratune.core.markdown import as_shown
+from hydratune.core.secrets import hidden, hidden_in
+from hydratune.core.types import Summary
+from hydratune.record.run_record import RUN_JSON, RunRecord
 from hydratune.record.tensorboard import Board, SilentBoard, cut_back, sizes
-from hydratune.secrets import hidden, hidden_in
-from hydratune.types import Shown
 
 FAILURES = ("error", "nonfinite", "test_error")  # of an earlier attempt
 
@@ -29,26 +30,30 @@ class Run:
     """
 
     def __init__(
-        self, directory: Path, record: dict[str, Any], first_step: int = 0, silent: bool = False,
+        self, directory: Path, record: RunRecord | None = None, first_step: int = 0, silent: bool = False,
         status: str = "running",
     ) -> None:  # fmt: skip
-        """first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it."""
+        """record: what run.json says from now on; None: what it says already.
+
+        first_step: where a resumed run goes on; TensorBoard drops what it had logged beyond it.
+        """
         self.directory, self.silent = directory, silent
         self.checkpoints = directory / "checkpoints"
         self._lock: int | None = os.open(os.devnull, os.O_RDONLY) if silent else claim(directory)
-        known = {k: v for k, v in read_record(directory).items() if k not in FAILURES}
-        if "events" in known and not silent:
-            cut_back(directory, known.pop("events"))
-        self._before, self._started = float(known.get("seconds") or 0), time.perf_counter()
-        self.record: dict[str, Any] = {**known, **record, "status": status}
+        known = RunRecord.read(directory)
+        if known.events is not None and not silent:
+            cut_back(directory, known.events)
+        self._before, self._started = float(known.seconds or 0), time.perf_counter()
+        forgotten: dict[str, Any] = dict.fromkeys((*FAILURES, "events"))
+        self.record = (record or known).changed(**forgotten, status=status)
         self.update()
         self.board = SilentBoard() if silent else Board(directory, first_step)
 
     def update(self, **changes: Any) -> None:
         """Change entries of run.json, atomically."""
-        self.record.update(changes)
+        self.record = self.record.changed(**changes)
         if not self.silent:
-            write_json(self.directory / "run.json", self.record)
+            write_record(self.directory, self.record)
 
     @property
     def seconds(self) -> float:
@@ -61,7 +66,7 @@ class Run:
             write_text(self.directory / f"{name}.md", markdown + "\n")
         self.board.text(name, markdown)
 
-    def show(self, what: Mapping[str, Shown], step: int) -> None:
+    def show(self, what: Mapping[str, Summary], step: int) -> None:
         """In TensorBoard, each by its kind."""
         for tag, content in what.items():
             if isinstance(content, str):
@@ -72,16 +77,15 @@ class Run:
                 self.board.picture(tag, content, step)
 
     @contextlib.contextmanager
-    def told_once(self, **changes: Any) -> Iterator[None]:
-        """What TensorBoard is told within goes with these entries of run.json, as if both were one write: where the
+    def shown_once(self, **changes: Any) -> Iterator[None]:
+        """What TensorBoard is shown within goes with these entries of run.json, as if both were one write: where the
         process ends before the second, the run cuts the first off when it goes on.
         """
         self.board.flush()
         self.update(events=sizes(self.directory))
         yield
         self.board.flush()
-        self.record.pop("events")
-        self.update(**changes)
+        self.update(**changes, events=None)
 
     def __enter__(self) -> Run:
         return self
@@ -95,7 +99,7 @@ class Run:
             if error is not None:
                 status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
                 with contextlib.suppress(OSError):  # a full disk, perhaps, which is the error
-                    if self.record["status"] != "complete":
+                    if self.record.status != "complete":
                         self.update(status=status, error=f"{type(error).__name__}: {error}", seconds=self.seconds)
             with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
                 self.board.close()
@@ -135,10 +139,8 @@ def wait_for_release(directories: Sequence[Path], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def read_record(directory: Path) -> dict[str, Any]:
-    """run.json, or nothing where there is none yet."""
-    path = directory / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def write_record(directory: Path, record: RunRecord) -> None:
+    write_json(directory / RUN_JSON, record.as_json())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hydratune.markup import as_shown
+from hydratune.core.markdown import as_shown
 
 
 def load() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from hydratune.sweep.estimate_costs import predicted, seconds_of, seconds_together, sped_up
 from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, heads_alone, shared_out
 from hydratune.sweep.pool import Places, Pool
 from hydratune.sweep.settings import SweepSettings
-from hydratune.sweep.survey import predicted, seconds_of, seconds_together, sped_up
 
 
 class Planner:
@@ -41,7 +40,7 @@ class Planner:
         planned: dict[int | None, list[Entry]] = {}
         for entry in entries:
             assert entry.job is not None
-            threads = entry.job.config["runtime"]["threads"] or self.numerics.get(entry.number, {}).get("threads")
+            threads = entry.job.config.threads or self.numerics.get(entry.number, {}).get("threads")
             planned.setdefault(threads, []).append(entry)
         for threads, alike in planned.items():
             found, seen = self._arranged(alike, places, threads)
@@ -58,7 +57,7 @@ class Planner:
         costs: dict[int, Any] = {}
         undecided = self._settings.share != "off" and len(groups) < 2 * count and not all(map(heads_alone, groups))
         if (count > 1 and undecided) or (self._measures and self._settings.share != "off"):
-            costs = self._survey(groups, places, threads)
+            costs = self._estimate(groups, places, threads)
         parts: list[list[Entry]] = []
         for group in groups:
             forks = {e.number: costs.get(e.number, {}).get("fork", 0) for e in group}
@@ -69,12 +68,12 @@ class Planner:
             costs = {n: sped_up(c, ALL_CORES * threads / before) for n, c in costs.items()}
         return [Unit(part, threads) for part in parts], costs
 
-    def _survey(self, groups: Sequence[Sequence[Entry]], places: Places, threads: int | None) -> dict[int, Any]:
+    def _estimate(self, groups: Sequence[Sequence[Entry]], places: Places, threads: int | None) -> dict[int, Any]:
         each = threads or places.threads()
         if len(groups) > 1:  # they would disturb each other's probes
-            self._probe([e for group in groups for e in group], each)
+            self._autotune([e for group in groups for e in group], each)
         costs: dict[int, Any] = {}
-        for event in self._pool.run("survey", [Unit(g, each) for g in groups], places):
+        for event in self._pool.run("estimate", [Unit(g, each) for g in groups], places):
             costs |= {int(n): c for n, c in event.message.get("costs", {}).items()}
         return {e.number: costs.get(e.number, {}) for g in groups for e in g}
 
@@ -85,25 +84,23 @@ class Planner:
                 if unit.threads is not None:
                     self.numerics.setdefault(entry.number, {})["threads"] = unit.threads
         for threads in {u.threads for u in units} if len(units) > 1 else ():
-            self._probe([e for u in units if u.threads == threads for e in u.entries], threads)
+            self._autotune([e for u in units if u.threads == threads for e in u.entries], threads)
         return [replace(u, entries=[self._with_numerics(e) for e in u.entries]) for u in units]
 
     def _with_numerics(self, entry: Entry) -> Entry:
         assert entry.job is not None
         return replace(entry, job=replace(entry.job, numerics=self.numerics.get(entry.number, {})))
 
-    def _probe(self, entries: Sequence[Entry], threads: int | None) -> None:
+    def _autotune(self, entries: Sequence[Entry], threads: int | None) -> None:
         """What entries choose that have chosen nothing yet, once for all alike, one after the other."""
         alike: dict[str, list[Entry]] = {}
         for entry in entries:
             assert entry.job is not None
             config = entry.job.config
-            asks = "auto" in (config["runtime"]["precision"], config["runtime"]["layout"])
-            if asks and "precision" not in self.numerics.get(entry.number, {}):
-                key = json.dumps([config[k] for k in ("model", "dataset", "batch_size", "runtime")], default=str)
-                alike.setdefault(key, []).append(entry)
+            if config.asks_numerics and "precision" not in self.numerics.get(entry.number, {}):
+                alike.setdefault(config.numerics_key(), []).append(entry)
         for same in alike.values():
-            for event in self._pool.run("probe", [Unit(same[:1], threads)], Places.of(1)):
+            for event in self._pool.run("autotune", [Unit(same[:1], threads)], Places.of(1)):
                 if "precision" in event.message:
                     for entry in same:
                         self.numerics.setdefault(entry.number, {})["precision"] = event.message["precision"]

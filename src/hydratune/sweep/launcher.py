@@ -14,14 +14,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydratune import command, construct, signals
-from hydratune.assemble import make_job, validate
-from hydratune.errors import explain
-from hydratune.sweep.conduct import Conductor
+from hydratune.config.compose import make_job
+from hydratune.config.errors import explain
+from hydratune.config.instantiate import build, check
+from hydratune.config.trust import trusted
+from hydratune.config.validate import validate
+from hydratune.distributed import signals
 from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
+from hydratune.sweep.runner import SweepRunner
 from hydratune.sweep.settings import SweepSettings
 
-_CONDUCTORS: dict[Path, Conductor] = {}  # of this process: a sweeper such as Optuna's launches many times
+_RUNNERS: dict[Path, SweepRunner] = {}  # of this process: a sweeper such as Optuna's launches many times
 
 
 class JobFailed(RuntimeError):
@@ -37,19 +40,19 @@ def launch(
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     arguments = sys.argv[1:]
     settings = _settings(master)
-    if directory not in _CONDUCTORS:
-        _CONDUCTORS[directory] = Conductor(directory, settings, bool(master.dry_run), arguments)
-    conductor = _CONDUCTORS[directory]
+    if directory not in _RUNNERS:
+        _RUNNERS[directory] = SweepRunner(directory, settings, bool(master.dry_run), arguments)
+    runner = _RUNNERS[directory]
     fixed = _fixed(loader, arguments)
     entries = [
         _entry(loader, master, list(overrides), initial_job_idx + i, fixed, arguments)
         for i, overrides in enumerate(job_overrides)
     ]
-    outcomes = conductor.run(entries)
+    outcomes = runner.run(entries)
     failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
     error = None
     if failures:
-        named = "; ".join(f"{conductor.entries[n].name}: {why}" for n, why in list(failures.items())[:8])
+        named = "; ".join(f"{runner.entries[n].name}: {why}" for n, why in list(failures.items())[:8])
         error = JobFailed(
             f"{len(failures)} of {len(entries)} jobs failed: {named}{' ...' if len(failures) > 8 else ''}. "
             f"Each has its traceback.txt; the same command with hydra.sweep.dir={directory} tries them again"
@@ -67,25 +70,25 @@ def launch(
 
 def directories() -> list[Path]:
     """Of the sweeps that are not concluded."""
-    return list(_CONDUCTORS)
+    return list(_RUNNERS)
 
 
 def conclude() -> None:
     """Once the sweeper is through: test the winner, write the report, show the table. Raises JobFailed."""
     failed = [
-        f"{sentence}. The same command with hydra.sweep.dir={conductor.directory} tries that again"
-        for conductor in _CONDUCTORS.values()
-        for sentence in conductor.conclude()
+        f"{sentence}. The same command with hydra.sweep.dir={runner.directory} tries that again"
+        for runner in _RUNNERS.values()
+        for sentence in runner.conclude()
     ]
-    _CONDUCTORS.clear()
+    _RUNNERS.clear()
     if failed:
         raise JobFailed("; ".join(failed))
 
 
 def _settings(master: DictConfig) -> SweepSettings:
     node = OmegaConf.to_container(master.sweep, resolve=True)
-    construct.check(node, "sweep", ())
-    return construct.construct(node, "sweep", ())
+    check(node, "sweep", ())
+    return build(node, "sweep", ())
 
 
 def _fixed(loader: ConfigLoader, arguments: Sequence[str]) -> set[str]:
@@ -120,7 +123,7 @@ def _entry(
         task = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
         job = make_job(
             task, config.hydra.runtime.choices, list(config.hydra.overrides.task), home, arguments,
-            command.trusted(arguments), True,
+            trusted(arguments), True,
         )  # fmt: skip
         validate(job)
         texts = {

@@ -8,17 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydratune.assemble import Job
-from hydratune.fingerprint import INIT
-from hydratune.overrides import safe_name
-from hydratune.secrets import hide_in_file
-
-# What the jobs of one loop must agree on: its data, its batches, its model and where that starts, its numbers
-TOGETHER = (
-    "stage", "model", "dataset", "batch_size", "seed", "init_from", "init_share", "init_unused", *INIT, "runtime",
-    "outputs",
-)  # fmt: skip
-CADENCE = ("eval_every", "save_every", "log_every")
+from hydratune.config.job import Job
+from hydratune.config.overrides import safe_name
+from hydratune.core.secrets import hide_in_file
+from hydratune.record.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -90,16 +83,16 @@ def plain(value: str) -> str:
         return value
 
 
-def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -> list[Entry]:
+def settled(entries: Sequence[Entry], known: Mapping[Path, RunRecord]) -> list[Entry]:
     """Each with the directory that is its own: where its run lies already, else a new one; equal jobs are one.
 
     known: run directories of the sweep and their records. A run is known by what it asks for and not by its name, so
     that a grid may grow by keys; one that failed before it began holds nothing, and leaves its name to the next.
     """
-    never = {path for path, record in known.items() if record.get("status") == "failed" and "made_of" not in record}
-    begun = {path: record.get("asked") for path, record in known.items() if path not in never}
-    by_asked = {asked: path for path, asked in begun.items() if asked}
-    taken = {path.name: asked for path, asked in begun.items()}
+    never = {path for path, record in known.items() if record.status == "failed" and not record.began}
+    begun = {path: record.config_hash for path, record in known.items() if path not in never}
+    by_hash = {own: path for path, own in begun.items() if own}
+    taken = {path.name: own for path, own in begun.items()}
     first: dict[str, int] = {}
     result = []
     for entry in entries:
@@ -107,14 +100,16 @@ def settled(entries: Sequence[Entry], known: Mapping[Path, Mapping[str, Any]]) -
         if job is None:
             result.append(entry)
             continue
-        if job.asked in first:
-            result.append(replace(entry, same_as=first[job.asked], directory=result[first[job.asked]].directory))
+        if job.config_hash in first:
+            result.append(
+                replace(entry, same_as=first[job.config_hash], directory=result[first[job.config_hash]].directory)
+            )
             continue
-        directory = by_asked.get(job.asked) or entry.directory
-        if taken.get(directory.name, job.asked) != job.asked:
-            directory = directory.with_name(f"{directory.name}-{job.asked[:8]}")
-        taken[directory.name] = job.asked
-        first[job.asked] = len(result)
+        directory = by_hash.get(job.config_hash) or entry.directory
+        if taken.get(directory.name, job.config_hash) != job.config_hash:
+            directory = directory.with_name(f"{directory.name}-{job.config_hash[:8]}")
+        taken[directory.name] = job.config_hash
+        first[job.config_hash] = len(result)
         result.append(replace(entry, directory=directory, job=replace(job, directory=directory)))
     return result
 
@@ -124,19 +119,15 @@ def companies(entries: Sequence[Entry]) -> list[list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         assert entry.job is not None
-        config = entry.job.config
-        same = {k: config[k] for k in TOGETHER} | {k: config["engine"].get(k) for k in CADENCE}
-        if config["init_from"] == "auto":
-            same["pretrain"] = config["pretrain"]
-        key = json.dumps([same, list(entry.job.trust)], sort_keys=True, default=str)
+        key = json.dumps([entry.job.config.loop_key(), list(entry.job.trust)])
         found.setdefault(key, []).append(entry)
     return list(found.values())
 
 
 def heads_alone(entries: Sequence[Entry]) -> bool:
     """Whether their heads alone train: the trunk is the cost and serves all, so they belong together unmeasured."""
-    every = [e.job.config["freeze"].get("_target_") for e in entries if e.job is not None]
-    return all(target == "hydratune.freeze.strategies.HeadOnly" for target in every)
+    every = [e.job.config.strategy_target for e in entries if e.job is not None]
+    return all(target == "hydratune.freeze.HeadOnly" for target in every)
 
 
 # Of what a worker gains when it is given the others' cores as well: threads of one job wait for one another

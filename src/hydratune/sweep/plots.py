@@ -21,7 +21,7 @@ def pictures(ranking: Ranking) -> dict[str, bytes]:
     keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
     names = {key: short(key, keys) for key in keys}
     found = {f"{names[a]}_x_{names[b]}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
-    if any(r.record.get("history") for r in ranking.rows):
+    if any(r.record.history for r in ranking.rows):
         found["curves"] = _curves(ranking)
     return found
 
@@ -96,7 +96,7 @@ def _curves(ranking: Ranking) -> bytes:
     colors = {s: colormaps["tab10"](i % 10) for i, s in enumerate(strategies)}
     named = set()
     for row in ranking.rows:
-        history = row.record.get("history") or []
+        history = row.record.history
         if history:
             steps, values = zip(*history, strict=True)
             label = _plain(row.strategy) if row.strategy not in named else None

@@ -14,10 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hydratune.assemble import as_json
-from hydratune.secrets import hidden
+from hydratune.core.secrets import hidden
 from hydratune.sweep import worker
-from hydratune.sweep.forked import context
+from hydratune.sweep.forkserver import context
 from hydratune.sweep.plan import Unit
 
 
@@ -138,7 +137,7 @@ class Pool:
 
     def _start(self, mode: str, unit: Unit, place: int, places: Places) -> None:
         ours, theirs = self._context.Pipe()
-        jobs = json.dumps([(e.number, as_json(e.job)) for e in unit.entries if e.job is not None], default=str)
+        jobs = json.dumps([(e.number, e.job.as_json()) for e in unit.entries if e.job is not None], default=str)
         self._logs.mkdir(parents=True, exist_ok=True)
         gpu = place % places.gpus if places.gpus else None
         arguments = (mode, jobs, theirs, str(self._log(unit)), unit.threads, gpu)

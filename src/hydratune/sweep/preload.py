@@ -5,8 +5,8 @@ import os
 
 import torch._dynamo  # noqa: F401  at the first optimizer; a second of its own
 
-import hydratune.job
-import hydratune.sweep.survey
+import hydratune.experiment.run
+import hydratune.sweep.estimate_costs
 import hydratune.sweep.worker  # noqa: F401
 from hydratune.record import tensorboard
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from hydratune.config.job import JobConfig
 from hydratune.sweep.plan import Entry, Unit
 from hydratune.sweep.pool import Event, Places, Pool, ending
 
-GENERATED = ("hydratune.data.shapes.Shapes",)  # there is nothing to be wrong with
+GENERATED = ("hydratune.data.Shapes",)  # there is nothing to be wrong with
 
 
 class Prerequisites:
@@ -28,9 +27,9 @@ class Prerequisites:
     def _data(self, entries: Sequence[Entry]) -> dict[int, str]:
         """The test split is read last of all, and that is too late to find out that it cannot be."""
 
-        def key(config: Mapping[str, Any]) -> str | None:
-            generated = str(config["dataset"]["_target_"]) in GENERATED
-            return None if generated or config["test"] is False else json.dumps(config["dataset"], default=str)
+        def key(config: JobConfig) -> str | None:
+            generated = config.dataset_target in GENERATED and not config.evals
+            return None if generated or config.test is False else config.data_key()
 
         wanted = _alike(entries, key)
         for data, alike in wanted.items():
@@ -39,11 +38,7 @@ class Prerequisites:
         return {e.number: why for data, alike in wanted.items() if (why := self._known[data]) for e in alike}
 
     def _pretrainings(self, entries: Sequence[Entry]) -> dict[int, str]:
-        def key(config: Mapping[str, Any]) -> str | None:
-            auto = config["init_from"] == "auto"
-            return json.dumps([config["pretrain"], config["runtime"]], default=str) if auto else None
-
-        wanted = _alike(entries, key).values()
+        wanted = _alike(entries, JobConfig.pretraining_key).values()
         failed = [(alike, why) for alike in wanted if (why := self._run("pretrain", alike[0]))]
         return {e.number: f"its pretraining failed: {why}" for alike, why in failed for e in alike}
 
@@ -58,7 +53,7 @@ class Prerequisites:
         return failed
 
 
-def _alike(entries: Sequence[Entry], key: Callable[[Mapping[str, Any]], str | None]) -> dict[str, list[Entry]]:
+def _alike(entries: Sequence[Entry], key: Callable[[JobConfig], str | None]) -> dict[str, list[Entry]]:
     """Entries by the key of their configuration, in order; without those that have none."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:

@@ -7,14 +7,13 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydratune.markup import in_markdown
-from hydratune.record.progress import markdown_table
+from hydratune.core.markdown import in_markdown, markdown_table
 from hydratune.record.run import write_text
+from hydratune.record.run_record import RunRecord
 from hydratune.sweep.comparison import Comparison, compared
 from hydratune.sweep.rows import SWEEP as SWEEP
 from hydratune.sweep.rows import Row, read_rows, read_sweep
@@ -79,18 +78,18 @@ def number(text: str | None) -> float | None:
         return None
 
 
-def value_at(record: Mapping[str, Any], halt: float) -> float | None:
+def value_at(record: RunRecord, halt: float) -> float | None:
     """The first evaluation at or after this share of a run's steps, the last of one that stopped before; else None."""
-    history, due = record.get("history") or (), halt * record.get("num_steps", math.inf)
+    history, due = record.history, halt * (record.num_steps or math.inf)
     found = next((value for step, value in history if step >= due - 1e-6), None)
-    return history[-1][1] if found is None and history and record.get("status") == "complete" else found
+    return history[-1][1] if found is None and history and record.status == "complete" else found
 
 
 def read(directory: Path) -> Ranking:
     """Raises ValueError where no sweep has been."""
     sweep = read_sweep(directory)
     rows = sorted(read_rows(directory, sweep["jobs"]), key=_place)
-    monitor = next((r.record["monitor"] for r in rows if r.record.get("monitor")), "metric")
+    monitor = next((r.record.monitor for r in rows if r.record.monitor), "metric")
     return Ranking(monitor, sweep["keys"], rows, _cells(rows))
 
 
@@ -108,10 +107,10 @@ def _cells(rows: Sequence[Row]) -> list[Cell]:
     cells = []
     for settings, group in found.items():
         values = [r.value for r in group]
-        mean, samples = statistics.fmean(values), group[0].record.get("val_samples") or 0
+        mean, samples = statistics.fmean(values), group[0].record.val_samples or 0
         deviation = statistics.stdev(values) if len(values) > 1 else math.nan
         # Of a share of the samples; what other metrics are made of is not known here
-        share = group[0].record.get("monitor") == "accuracy" and 0 <= mean <= 1 and samples > 0
+        share = group[0].record.monitor == "accuracy" and 0 <= mean <= 1 and samples > 0
         cells.append(Cell(settings, group, mean, deviation, math.sqrt(mean * (1 - mean) / samples) if share else None))
     return sorted(cells, key=lambda c: -c.mean)
 
@@ -125,8 +124,8 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     columns += ["directory", "note"]
     rows = []
     for rank, row in enumerate(ranking.rows, start=1):
-        record, tested = row.record, (row.record.get("metrics") or {}).get(f"test_{ranking.monitor}")
-        steps = f"{record.get('step', 0)}/{record['num_steps']}" if "num_steps" in record else ""
+        record, tested = row.record, (row.record.metrics or {}).get(f"test_{ranking.monitor}")
+        steps = f"{record.step or 0}/{record.num_steps}" if record.num_steps is not None else ""
         note = f"the same as {row.same_as}" if row.same_as else " ".join(row.error.split())
         rows.append(
             [
@@ -136,7 +135,7 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
                 f"{row.value:.4f}" if row.value == row.value else "-",
                 f"{tested:.4f}" if tested is not None else "",
                 steps,
-                f"{record['seconds']:.1f}" if record.get("seconds") else "",
+                f"{record.seconds:.1f}" if record.seconds else "",
                 row.directory.name,
                 note,
             ]

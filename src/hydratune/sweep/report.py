@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydratune.markup import as_shown
-from hydratune.record.progress import Screen
+from hydratune.core.markdown import as_shown
 from hydratune.record.run import write_text
+from hydratune.record.screen import Screen
 from hydratune.record.tensorboard import Board
 from hydratune.sweep import plots, ranking
 from hydratune.sweep.ranking import Ranking
@@ -83,9 +83,9 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
     if winner is not None:
         settings = _read(winner.directory / ".hydra" / "config.yaml")
         parts += ["<h2>Settings of the winner</h2>", f"<pre>{html.escape(settings)}</pre>"]
-        lineage = json.dumps(winner.record.get("lineage"), indent=1)
+        lineage = json.dumps(winner.record.as_json().get("lineage"), indent=1)
         parts += ["<h2>Where it comes from</h2>", f"<pre>{html.escape(lineage)}</pre>"]
-        machine = {k: winner.record.get(k) for k in ("versions", "runtime", "started", "ended")}
+        machine = {k: getattr(winner.record, k) for k in ("versions", "runtime", "started", "ended")}
         parts += ["<h2>Made with</h2>", f"<pre>{html.escape(json.dumps(machine, indent=1))}</pre>"]
     return "\n".join(parts) + "\n</html>\n"
 

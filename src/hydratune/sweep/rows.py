@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.record.run import is_claimed, read_record
+from hydratune.record.run import is_claimed
+from hydratune.record.run_record import RUN_JSON, RunRecord
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
 # What is read of a run.json, as far as it is there
@@ -27,7 +28,7 @@ class Row:
     varies: Mapping[str, str]
     status: str
     value: float  # validation metric of the best evaluation; NaN where there is none
-    record: Mapping[str, Any]
+    record: RunRecord
     strategy: str
     same_as: str | None = None
 
@@ -40,9 +41,9 @@ class Row:
     def error(self) -> str:
         """What became of it that was not meant; of a complete one, what became of its test."""
         if self.status == "complete":
-            failed = self.record.get("test_error")
-            return str(self.record.get("stopped") or (f"its test failed: {failed}" if failed else ""))
-        return str(self.record.get("error") or self.record.get("stopped") or "")
+            failed = self.record.test_error
+            return str(self.record.stopped or (f"its test failed: {failed}" if failed else ""))
+        return str(self.record.error or self.record.stopped or "")
 
 
 def read_sweep(directory: Path) -> dict[str, Any]:
@@ -68,34 +69,36 @@ def read_rows(directory: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _row(home: Path, job: Mapping[str, Any]) -> Row:
-    def row(status: str, value: float, record: Mapping[str, Any]) -> Row:
+    def row(status: str, value: float, record: RunRecord) -> Row:
         return Row(home, job["varies"], status, value, record, job["strategy"], job.get("same_as"))
 
     try:
         record = _sound(home)
     except (ValueError, TypeError, OSError, RecursionError) as error:
-        return row("unreadable", math.nan, {"error": f"run.json is damaged ({error})"})
-    status = record.get("status") or ("failed" if job.get("error") else "waiting")
+        return row("unreadable", math.nan, RunRecord(error=f"run.json is damaged ({error})"))
+    status = record.status or ("failed" if job.get("error") else "waiting")
     if status == "running" and not is_claimed(home):
         status = "interrupted"
-    value = (record.get("metrics") or {}).get(f"val_{record.get('monitor', '')}")
+    value = record.score()
     if value is None:
-        value = max((v for _, v in record.get("history") or () if math.isfinite(v)), default=math.nan)
-    more = {"error": job["error"]} if job.get("error") else {}
-    return row(status, value if math.isfinite(value) else math.nan, {**record, **more})
+        value = max((v for _, v in record.history if math.isfinite(v)), default=math.nan)
+    record = record.changed(error=job["error"]) if job.get("error") else record
+    return row(status, value if math.isfinite(value) else math.nan, record)
 
 
-def _sound(home: Path) -> dict[str, Any]:
+def _sound(home: Path) -> RunRecord:
     """run.json. Raises ValueError, TypeError, OSError or RecursionError for one that no run has written."""
-    record = read_record(home)
-    if not isinstance(record, dict):
+    path = home / RUN_JSON
+    read = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(read, dict):
         raise ValueError("it is no JSON object")
     for key, kind in KINDS.items():
-        if not isinstance(record.get(key), (kind, type(None))):
-            raise ValueError(f"{key} is a {type(record[key]).__name__}")
-    numbers = [value for value in (record.get("metrics") or {}).values() if value is not None]
-    numbers += [number for step, value in record.get("history") or () for number in (step, value)]
+        if not isinstance(read.get(key), (kind, type(None))):
+            raise ValueError(f"{key} is a {type(read[key]).__name__}")
+    record = RunRecord.parse(read)
+    numbers = [value for value in (record.metrics or {}).values() if value is not None]
+    numbers += [number for step, value in record.history for number in (step, value)]
     if wrong := [number for number in numbers if not isinstance(number, int | float)]:
         raise ValueError(f"a value is a {type(wrong[0]).__name__}")
-    json.dumps(record, ensure_ascii=False).encode()  # what is told of it can be written
+    json.dumps(read, ensure_ascii=False).encode()  # what is told of it can be written
     return record

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
-from hydratune.markup import as_shown
-from hydratune.record.progress import Screen, duration, joined, plain_column
+from hydratune.core.markdown import as_shown
+from hydratune.record.screen import Screen, duration, joined, plain_column
 from hydratune.sweep.pool import Event
 
 SILENCE = 30.0  # seconds after which a log file is told how far the sweep is, where no job has ended meanwhile

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydratune.record.progress import Screen, duration
+from hydratune.record.screen import Screen, duration
 from hydratune.sweep.arrange import makespan
+from hydratune.sweep.estimate_costs import seconds_of, seconds_together
 from hydratune.sweep.plan import Entry, Unit
 from hydratune.sweep.pool import Places
-from hydratune.sweep.survey import seconds_of, seconds_together
 
 
 def show_plan(

@@ -18,17 +18,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hydratune import signals
-from hydratune.assemble import Job, from_json
-from hydratune.markup import as_shown
-from hydratune.record.progress import LiveLine, Screen
-from hydratune.record.run import claim, read_record, write_json, write_text
-from hydratune.secrets import HidingStream
+from hydratune.config.job import Job
+from hydratune.core.markdown import as_shown
+from hydratune.core.secrets import HidingStream
+from hydratune.distributed import signals
+from hydratune.record.run import claim, write_record, write_text
+from hydratune.record.run_record import RunRecord
+from hydratune.record.screen import LiveLine, Screen
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
-    """mode: train, pretrain (what the first one asks for), probe (the precision that the first one would choose),
-    survey (what each would cost), check (the first one's data, test split included), or soup:how:directory.
+    """mode: train, pretrain (what the first one asks for), autotune (the precision that the first one would choose),
+    estimate (what each would cost), check (the first one's data, test split included), or soup:how:directory.
     """
     signals.listen(impatient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
@@ -40,7 +41,7 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
         import torch
 
         torch.set_num_threads(threads)
-    unit = {from_json(values): number for number, values in json.loads(jobs)}
+    unit = {Job.from_json(values): number for number, values in json.loads(jobs)}
     try:
         _work(mode, unit, connection)
         _send(connection, done=True)
@@ -51,25 +52,25 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
 
 
 def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
-    if mode == "survey":
-        from hydratune.sweep.survey import survey
+    if mode == "estimate":
+        from hydratune.sweep.estimate_costs import estimate_costs
 
-        _send(connection, costs={unit[job]: found for job, found in survey(list(unit)).items()})
-    elif mode == "probe":
-        from hydratune.sweep.survey import probe
+        _send(connection, costs={unit[job]: found for job, found in estimate_costs(list(unit)).items()})
+    elif mode == "autotune":
+        from hydratune.sweep.estimate_costs import autotuned
 
-        _send(connection, precision=probe(next(iter(unit))))
+        _send(connection, precision=autotuned(next(iter(unit))))
     elif mode == "check":
         _check(next(iter(unit)), connection)
     elif mode.startswith("soup:"):
-        from hydratune.sweep.soup import cook
+        from hydratune.sweep.soup import average
 
         how, _, home = mode.removeprefix("soup:").partition(":")
         try:
-            _send(connection, line=cook(list(unit), how, Path(home)))
+            _send(connection, line=average(list(unit), how, Path(home)))
         except (Exception, SystemExit) as error:
             print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
-            _send(connection, failed=said(error))
+            _send(connection, failed=message_of(error))
     elif mode == "pretrain":
         _pretrain(next(iter(unit)), connection)
     else:
@@ -78,27 +79,27 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
 
 
 def _pretrain(job: Job, connection: Connection) -> None:
-    from hydratune.job import pretrained
+    from hydratune.experiment.run import pretrain
 
     try:
-        pretrained(job, Telling(connection))
+        pretrain(job, Telling(connection))
     except (Exception, SystemExit) as error:
         print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
-        _send(connection, failed=said(error))
+        _send(connection, failed=message_of(error))
 
 
 def _check(job: Job, connection: Connection) -> None:
-    from hydratune.job import data_of
+    from hydratune.experiment.prepare import check_data
 
     try:
-        data_of(job).check(test=True)
+        check_data(job)
     except (Exception, SystemExit) as error:
         print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
-        _send(connection, failed=said(error))
+        _send(connection, failed=message_of(error))
 
 
 def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Screen, connection: Connection) -> None:
-    from hydratune.job import run_jobs
+    from hydratune.experiment.run import run_jobs
 
     left = dict(unit)
     try:
@@ -106,21 +107,21 @@ def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Scree
             number = left.pop(job)
             if isinstance(outcome, Exception):
                 record_failure(job, outcome)
-                _send(connection, number=number, failed=said(outcome))
+                _send(connection, number=number, failed=message_of(outcome))
             else:
-                _send(connection, number=number, metric=outcome.metric, status=outcome.record.get("status"))
+                _send(connection, number=number, metric=outcome.metric, status=outcome.record.status)
     except (Exception, SystemExit) as error:
         # What all of them have in common has failed, or one of them has ended the process.
         alone = len(left) > 1 and not isinstance(error, ValueError)
         for job, number in left.items():
             if alone:
-                _send(connection, number=number, again=said(error))
+                _send(connection, number=number, again=message_of(error))
             else:
                 record_failure(job, error)
-                _send(connection, number=number, failed=said(error))
+                _send(connection, number=number, failed=message_of(error))
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code})"
     text = (str(error).splitlines() or [""])[0]
@@ -140,10 +141,10 @@ def record_failure(job: Job, error: BaseException | str) -> None:
         lock = claim(directory)
     except ValueError:
         return
-    text = error.splitlines()[0] if isinstance(error, str) else said(error)
-    known = read_record(directory)
-    failed = {"test_error": text} if known.get("status") == "complete" else {"status": "failed", "error": text}
-    write_json(directory / "run.json", {"asked": job.asked, **known, **failed})
+    text = error.splitlines()[0] if isinstance(error, str) else message_of(error)
+    known = RunRecord.read(directory)
+    failed = {"test_error": text} if known.status == "complete" else {"status": "failed", "error": text}
+    write_record(directory, known.changed(config_hash=known.config_hash or job.config_hash, **failed))
     os.close(lock)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydratune.core.loss import Loss
+from hydratune.core.markdown import markdown_table
+from hydratune.core.task import Task
+from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
+from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
-from hydratune.record.progress import markdown_table
-from hydratune.runtime import Runtime
-from hydratune.types import Batch, Features, Loss, Shown, Spec
 
 
-class Classification:
+class Classification(Task):
     """Cross-entropy; accuracy, top-5, macro F1, Matthews' correlation and accuracy per class."""
 
+    kind = "classes"
     monitors: tuple[str, ...] = ("accuracy", "macro_f1", "mcc")
+    mixes = True
 
     def __init__(self, label_smoothing: float = 0.0, head_init: str = "standard", monitor: str = "accuracy") -> None:
         """head_init: standard (torch's) or zero (as BiT-HyperRule has it, arXiv 1912.11370). monitor: the metric of
@@ -46,11 +48,7 @@ class Classification:
     def loss(self, outputs: Tensor, batch: Batch) -> Loss:
         """outputs: [B, K] logits; float32 whatever the network computes in."""
         total = F.cross_entropy(outputs.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
-        return Loss(total, len(outputs))
-
-    def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
-        """What is shown at every evaluation: nothing."""
-        return {}
+        return Loss.of(total, len(outputs))
 
     def metrics(self, spec: Spec, device: torch.device) -> ClassificationMetrics:
         return ClassificationMetrics(spec, device)
@@ -122,10 +120,15 @@ class ClassificationMetrics:
             "mcc": _matthews(hits, true, said),
         }
 
-    def show(self, stream: Stream) -> dict[str, Shown]:
+    def warnings(self) -> list[str]:
+        if int((self.confusion.sum(0) > 0).sum()) > 1:
+            return []
+        return ["every sample of val gets one class: freeze=none, more epochs or another rate may learn more"]
+
+    def show(self, stream: Stream) -> dict[str, Summary]:
         names, shares = self.spec.class_names, self.per_class()
         rows = [(name, f"{share:.4f}") for name, share in shares.items()]
-        shown: dict[str, Shown] = {
+        shown: dict[str, Summary] = {
             "per_class": markdown_table(("class", "accuracy"), rows),
             "confusion": pictures.confusion(self.confusion, names),
         }

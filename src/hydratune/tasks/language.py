@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydratune.data.padding import inside
-from hydratune.data.stream import Stream
-from hydratune.randomness import derive_seed
-from hydratune.record.progress import markdown_table
-from hydratune.runtime import Runtime
+from hydratune.core.loss import Loss
+from hydratune.core.markdown import markdown_table
+from hydratune.core.ragged import inside
+from hydratune.core.seeding import derive_seed
+from hydratune.core.task import Task
+from hydratune.core.types import Batch, Features, Padded, Spec, Summary, TextSpec
+from hydratune.distributed.runtime import Runtime
 from hydratune.tasks.text import token_loss
-from hydratune.types import Batch, Features, Loss, Padded, Shown, Spec, TextSpec
 
 LONGEST = 10_000  # tokens of a prompt, and of what is made from it: each takes a pass of its own
 
 
-class Language:
+class Language(Task):
     """Cross-entropy of tokens. Their mean log-likelihood in nats selects, which is -log(perplexity)."""
 
     monitor = "log_likelihood"
@@ -33,17 +34,14 @@ class Language:
         """outputs: [B, M, V] logits of the targets [B, M], -100: none"""
         return token_loss(outputs, batch.targets)
 
-    def metrics(self, spec: TextSpec, device: torch.device) -> LanguageMetrics:
+    def metrics(self, spec: TextSpec, device: torch.device) -> LanguageMetrics:  # type: ignore[override]
         return LanguageMetrics(spec, device, self.question == "causal")
-
-    def look(self, forward: Any, stream: Stream) -> dict[str, Shown]:
-        return {}
 
 
 class MaskedLanguage(Language):
     """Words that were hidden (Devlin et al. 2018, arXiv 1810.04805): of the chosen 80% are masked, 10% are others."""
 
-    question = "masked"
+    kind = question = "masked"
     random = True
 
     def __init__(self, share: float = 0.15) -> None:
@@ -52,7 +50,7 @@ class MaskedLanguage(Language):
             raise ValueError(f"dataset.task.share={share}: a share between 0 and 1")
         self.share = share
 
-    def pose(
+    def make_inputs(
         self, values: Tensor, lengths: Tensor, labels: None, noise: Any, spec: TextSpec
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens with masks [B, T], chosen positions [B, M], what was there [B, M], -100 beyond a sequence's own)"""
@@ -78,8 +76,7 @@ class MaskedLanguage(Language):
 class CausalLanguage(Language):
     """The next token. `prompt`, `generate`: tokens of a beginning, and of what is made from it, at every evaluation."""
 
-    question = "causal"
-    random = False
+    kind = question = "causal"
 
     def __init__(self, prompt: int = 16, generate: int = 48, temperature: float = 0.8) -> None:
         for key, value, least in (("prompt", prompt, 1), ("generate", generate, 0)):
@@ -89,14 +86,14 @@ class CausalLanguage(Language):
             raise ValueError(f"dataset.task.temperature={temperature}: must be above 0, and a number")
         self.prompt, self.generate, self.temperature = prompt, generate, temperature
 
-    def pose(
+    def make_inputs(
         self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
     ) -> tuple[Tensor, Tensor, Tensor]:
         """labels: [B, T] the token after each one"""
         return values, values.new_empty(len(values), 0), labels
 
     @torch.no_grad()
-    def look(self, forward: Any, stream: Any) -> dict[str, Shown]:
+    def previews(self, forward: Any, stream: Any) -> dict[str, Summary]:
         """What the network makes of the beginnings of two samples; the same draws at every step."""
         if not self.generate:
             return {}
@@ -131,8 +128,8 @@ class LanguageMetrics:
         """outputs: [B, M, V]"""
         targets = batch.targets
         loss, asked, predicted = token_loss(outputs, targets), targets != -100, outputs.argmax(2)
-        self._loss += loss.sum.double()
-        self._count += loss.count
+        self._loss += loss.total().double()
+        self._count += asked.sum()
         self._hits += (asked & (predicted == targets)).sum()
         if len(self._token_bytes):
             self._bytes += self._token_bytes[targets.clamp_min(0)].mul(asked).sum()
@@ -152,7 +149,10 @@ class LanguageMetrics:
         }
         return {**values, "bits_per_byte": total / math.log(2) / size} if size else values
 
-    def show(self, stream: Any) -> dict[str, Shown]:
+    def warnings(self) -> list[str]:
+        return []
+
+    def show(self, stream: Any) -> dict[str, Summary]:
         ids, targets, predicted = self._samples[0]
         captions = []
         for wanted, said in zip(targets.tolist(), predicted.tolist(), strict=True):

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydratune.core.loss import Loss
+from hydratune.core.markdown import markdown_table
+from hydratune.core.types import Batch, Features, Spec, Summary, TextSpec
 from hydratune.data.stream import Stream
-from hydratune.record.progress import markdown_table
-from hydratune.runtime import Runtime
+from hydratune.distributed.runtime import Runtime
 from hydratune.tasks.classification import Classification
 from hydratune.tasks.entities import entities, scores
-from hydratune.types import Batch, Features, Loss, Shown, Spec, TextSpec
 
 
 class SequenceClassification(Classification):
     """Which of K classes a text belongs to: accuracy, macro F1 and Matthews' correlation."""
 
     question = "sequence"
-    random = False
+    mixes = False
 
     def __init__(self, label_smoothing: float = 0.0, monitor: str = "accuracy") -> None:
         super().__init__(label_smoothing, monitor=monitor)
-
-    def pose(
-        self, values: Tensor, lengths: Tensor, labels: Tensor, noise: Any, spec: TextSpec
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(tokens as the network sees them, positions that the head is asked for, targets [B])"""
-        return values, values.new_empty(len(values), 0), labels
 
 
 class TokenClassification(SequenceClassification):
@@ -39,6 +32,7 @@ class TokenClassification(SequenceClassification):
     """
 
     monitors = ("f1", "precision", "recall", "accuracy")
+    kind = "tags"
     question = "token"
 
     def __init__(self, label_smoothing: float = 0.0, monitor: str = "f1") -> None:
@@ -59,7 +53,7 @@ def token_loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
     """Cross-entropy of [B, T, K] logits, summed over the targets [B, T] that are not -100, and their number."""
     logits, wanted = outputs.flatten(0, 1).float(), targets.flatten()
     total = F.cross_entropy(logits, wanted, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)
-    return Loss(total, (wanted != -100).sum())
+    return Loss.of(total, (wanted != -100).sum())
 
 
 class TokenMetrics:
@@ -74,7 +68,7 @@ class TokenMetrics:
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """outputs: [B, T, K]"""
         asked = batch.targets != -100
-        self._loss += token_loss(outputs, batch.targets).sum.double()
+        self._loss += token_loss(outputs, batch.targets).total().double()
         sample = batch.ids.unsqueeze(1).expand_as(batch.targets)
         rows = (sample[asked], batch.targets[asked], outputs.argmax(2)[asked])
         self._words.append(torch.stack(rows, 1))
@@ -98,9 +92,14 @@ class TokenMetrics:
             "accuracy": float((true == said).double().mean()),
         }
 
-    def show(self, stream: Stream) -> dict[str, Shown]:
+    def warnings(self) -> list[str]:
+        return []
+
+    def show(self, stream: Stream) -> dict[str, Summary]:
         rows = [(k, *(f"{v:.4f}" for v in row[:3]), row[3]) for k, row in self._scores.items()]
-        shown: dict[str, Shown] = {"per_entity": markdown_table(("entity", "precision", "recall", "F1", "count"), rows)}
+        shown: dict[str, Summary] = {
+            "per_entity": markdown_table(("entity", "precision", "recall", "F1", "count"), rows)
+        }
         wrong = self._wrong[: self.keep]
         if wrong:
             shown["mistakes"] = stream.shown(wrong, [self._caption(i) for i in wrong])

@@ -1,0 +1,97 @@
+"""The public face: names that YAML and users may use, stable wherever a class lives.
+
+Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+# room -> module below it -> names
+_ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "data": {
+        "dataset": ("Dataset",),
+        "stream": ("Stream",),
+        "images.augment": ("Augment",),
+        "images.image_dataset": ("ImageDataset",),
+        "images.folder": ("ImageFolder",),
+        "images.shapes": ("Shapes",),
+        "images.torchvision_images": ("TorchvisionImages", "TorchvisionFiles"),
+        "text.text_dataset": ("TextDataset",),
+        "text.labelled": ("LabelledTexts", "TaggedSentences"),
+        "text.labelled_text": ("TextTable", "ColumnFiles"),
+        "text.corpus": ("TextCorpus", "PythonDocumentation"),
+        "text.sentences": ("GeneratedSentiment", "GeneratedEntities"),
+        "text.hub": ("HubTexts",),
+        "text.tokenizer": ("TokenizerRecipe",),
+    },
+    "tasks": {
+        "classification": ("Classification",),
+        "text": ("SequenceClassification", "TokenClassification"),
+        "language": ("MaskedLanguage", "CausalLanguage"),
+    },
+    "models": {
+        "vision.simple_cnn": ("simple_cnn", "mlp"),
+        "vision.resnet9": ("resnet9",),
+        "vision.small_resnet": ("small_resnet",),
+        "vision.torchvision_models": ("torchvision_model",),
+        "text.huggingface": ("huggingface",),
+    },
+    "freeze": {
+        "strategies": (
+            "NoFreeze", "HeadOnly", "LastGroups", "FirstGroups", "Surgical", "BiasOnly", "NormOnly", "Pattern",
+        ),
+        "schedules": ("LpFt", "FreezeUnfreeze", "Gradual", "Progressive"),
+        "lora": ("LoRA",),
+    },
+    "optim": {
+        "optimizers": ("OptimizerConfig", "SGD", "AdamW", "Muon", "Torch"),
+        "schedules": ("Schedule", "Constant", "Cosine", "Linear", "MultiStep"),
+    },
+    "engine": {"settings": ("Settings",)},
+    "distributed": {"runtime": ("Runtime",)},
+    "sweep": {"settings": ("SweepSettings", "Halving")},
+}  # fmt: skip
+# What `import hydratune` offers itself, mostly to be subclassed
+_TOP = {
+    "Batch": "core.types",
+    "Backbone": "core.types",
+    "FreezeStrategy": "core.types",
+    "ImageSpec": "core.types",
+    "LayerGroup": "core.types",
+    "Loss": "core.loss",
+    "Term": "core.loss",
+    "Phase": "core.types",
+    "Task": "core.task",
+    "TextSpec": "core.types",
+    "Ragged": "core.ragged",
+    "Dataset": "data.dataset",
+    "ImageDataset": "data.images.image_dataset",
+    "TextDataset": "data.text.text_dataset",
+    "OptimizerConfig": "optim.optimizers",
+    "Schedule": "optim.schedules",
+}
+PUBLIC: dict[str, str] = {
+    f"hydratune.{room}.{name}": f"hydratune.{room}.{module}"
+    for room, modules in _ROOMS.items()
+    for module, names in modules.items()
+    for name in names
+} | {f"hydratune.{name}": f"hydratune.{module}" for name, module in _TOP.items()}
+COMPONENT_ROOMS = tuple(_ROOMS)
+
+
+def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """(`__getattr__`, `__dir__`) of a package whose public names are imported when they are asked for."""
+
+    def get(name: str) -> Any:
+        module = PUBLIC.get(f"{package}.{name}")
+        if module is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(module), name)
+
+    def names() -> list[str]:
+        return sorted(public.rpartition(".")[2] for public in PUBLIC if public.rpartition(".")[0] == package)
+
+    return get, names

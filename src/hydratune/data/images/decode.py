@@ -1,0 +1,156 @@
+"""An image file as the square of pixels that a network sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from hydratune.data.images.depth import Unscaled, depth_of, narrowed, raw_mode
+from hydratune.data.images.png import without_text
+
+# by their endings' formats alone: PIL would hand PostScript, whatever it is called, to another program
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
+ORIENTATION, COLOURS = 0x0112, 320  # tags of EXIF and of TIFF
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+QUIET = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as the module warnings keeps it
+
+
+class Unreadable(Exception):
+    """A file that is no whole image; says which, and why."""
+
+
+def decode(path: Path, size: int, white: float | None = None) -> Tensor:
+    """[3, size, size] uint8: the shorter side resized to `size`, the middle cut out, what is transparent on white.
+
+    white: the value that is white in images of more than 8 bits; None: what the file says.
+    Raises ValueError with the path for a file that is no whole image, and for one whose values nobody can scale.
+    """
+    try:
+        return pixels(path, size, white)
+    except Unreadable as error:
+        raise ValueError(str(error)) from None
+
+
+def pixels(path: Path, size: int, white: float | None) -> Tensor:
+    """The same, but raises Unreadable for a file that is no whole image."""
+    with _named(path):
+        try:
+            image = _square(path, path, size, white)
+        except ValueError as error:
+            # PIL does not unpack long texts, and leaves the image too; its pixels are what is wanted
+            content = without_text(path) if "MAX_TEXT" in str(error) else None
+            if content is None:
+                raise
+            image = _square(BytesIO(content), path, size, white)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def check_header(path: Path) -> None:
+    """Raises ValueError for a file that does not begin as an image."""
+    try:
+        with _named(path):
+            Image.open(path, formats=FORMATS).close()
+    except Unreadable as error:
+        raise ValueError(str(error)) from None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever PIL raises names the file; what it only warns of is nothing that is looked at here."""
+    if warnings.filters[:1] != [QUIET]:
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise Unreadable(f"dataset: {path} is not a readable image (it is no regular file)")
+        yield
+    except Unreadable:
+        raise
+    except Unscaled as error:
+        raise ValueError(f"dataset: {path} {error}") from None
+    except Exception as error:
+        raise Unreadable(f"dataset: {path} is not a readable image ({_why(path, error)})") from None
+
+
+def _why(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return "it is a link that leads nowhere"
+    if isinstance(error, UnidentifiedImageError):
+        return f"PIL reads it as none of {', '.join(FORMATS)}"
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    plain = isinstance(error, OSError | SyntaxError | ValueError) and said
+    return said if plain else f"{type(error).__name__} {said}".strip()
+
+
+def _square(source: Path | BytesIO, path: Path, size: int, white: float | None) -> Image.Image:
+    with Image.open(source, formats=FORMATS) as file:
+        file.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
+        depth, raw = depth_of(file, path), raw_mode(file)
+        file.load()
+        image = _upright(file)
+        if not depth.ordinary:
+            image = narrowed(image, depth, white)
+        image = _opaque(image, raw)
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def _upright(file: Any) -> Image.Image:
+    """Telephones store which way is up beside the pixels."""
+    try:
+        turned = TURNED.get(file.getexif().get(ORIENTATION))
+    except Exception:  # EXIF that cannot be read turns nothing
+        turned = None
+    image = file if turned is None else file.transpose(turned)
+    if file.format == "TIFF" and file.mode in ("P", "PA") and max(file.tag_v2[COLOURS]) < 256:
+        # written with 8 bits for 16, by which every colour would be black
+        image.putpalette(bytes(file.tag_v2[COLOURS]), "RGB;L")
+    return image
+
+
+def _opaque(image: Image.Image, raw: str) -> Image.Image:
+    """RGB, on white: what lies under what is transparent is nobody's picture."""
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    _spread_key(image, raw)
+    whole = image.convert("LA") if image.mode == "La" else image
+    rgba = whole.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    extrema: Any = alpha.getextrema()
+    empty = image.format == "BMP" and extrema == (0, 0)  # its fourth byte is mostly nothing at all
+    if extrema[0] == 255 or empty:
+        return whole.convert("RGB")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(rgba.convert("RGB"), mask=alpha)
+    return canvas
+
+
+def _spread_key(image: Image.Image, raw: str) -> None:
+    """The transparent colour of a PNG, brought to 8 bits as PIL has brought the pixels."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw == "L;2" else 17)
+    elif isinstance(key, tuple) and raw.endswith(";16B"):
+        image.info["transparency"] = tuple(value >> 8 for value in key)

@@ -1,0 +1,225 @@
+"""Image files with labels: decoded once into memory where they fit, else as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hydratune.core.markdown import as_shown
+from hydratune.core.task import Task
+from hydratune.core.types import ImageSpec
+from hydratune.data.dataset import check_share, completed, stratified_split
+from hydratune.data.duplicates import check_option, duplicates
+from hydratune.data.hashes import hashes
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.file_split import FileSplit, threads
+from hydratune.data.images.image_dataset import ImageDataset, check_statistics, pixel_statistics
+from hydratune.data.images.image_stream import Split
+
+LARGEST = 4096  # pixels of a side
+
+Files = tuple[list[Path], Tensor]  # and their labels
+
+
+@dataclass(frozen=True)
+class Found:
+    """parts: those that the source has, train among them. summary: what whoever trains on it should know."""
+
+    parts: dict[str, Files]
+    classes: Sequence[str]
+    summary: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How files become pixels, see ImageFolder. Raises ValueError for what cannot be meant."""
+
+    size: int
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    white: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= LARGEST:
+            room = f"; one image of {self.size} would take {3 * self.size**2 / 1e9:,.1f} GB" if self.size > 0 else ""
+            raise ValueError(f"dataset.size={self.size}: from 1 to {LARGEST} pixels{room}")
+        check_statistics(self.mean, self.std, 3)
+        if self.white is not None and not 0 < self.white < math.inf:
+            raise ValueError(f"dataset.white={self.white}: a number above 0, or null for what the files say")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What is divided off train where there is no such part; test: 0 for none."""
+
+    val_share: float
+    test_share: float
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        check_share("val_share", self.val_share)
+        if self.test_share != 0:
+            check_share("test_share", self.test_share)
+
+
+class FileImages(ImageDataset):
+    """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
+
+    def __init__(
+        self, task: Task, augment: Augment, pixels: Pixels, shares: Shares, memory_mb: int, workers: int,
+        skip_broken: int, duplicates: str,
+    ) -> None:  # fmt: skip
+        super().__init__(task, augment)
+        for key, value in (("memory_mb", memory_mb), ("workers", workers), ("skip_broken", skip_broken)):
+            if value < 0:
+                raise ValueError(f"dataset.{key}={value}: at least 0")
+        check_option(duplicates)
+        self.pixels, self.shares, self.duplicates = pixels, shares, duplicates
+        self.memory_mb, self.workers, self.skip_broken = memory_mb, workers, skip_broken
+        self._decoded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def index(self) -> Found:
+        """Of the source, as it lies there."""
+
+    @cached_property
+    def _indexed(self) -> Found:
+        return self.index()
+
+    @cached_property
+    def _digests(self) -> dict[Path, str]:
+        """Of every file's contents; empty for what is no file that can be read."""
+        paths = [path for part, _ in self._indexed.parts.values() for path in part]
+        return dict(zip(paths, hashes(paths, self.workers), strict=True))
+
+    def files(self) -> str:
+        """A digest of the classes, and of every file's part, class, name and contents; not of where they lie."""
+        every = [
+            (part, label, path.name, self._digests[path])
+            for part, (paths, labels) in self._indexed.parts.items()
+            for path, label in zip(paths, labels.tolist(), strict=True)
+        ]
+        return hashlib.sha256(json.dumps([list(self._indexed.classes), every]).encode()).hexdigest()
+
+    def check(self, test: bool) -> Sequence[str]:
+        """What is left alone, and what is there twice. What is measured on is decoded where it fits, else looked at."""
+        for path, digest in self._digests.items() if not self.skip_broken else ():
+            if not digest:
+                raise ValueError(f"dataset: {path} is not a readable image (it is no file, or may not be read)")
+        for name in ("val", "test") if test else ("val",):
+            self._check_readable(name)
+        samples = {
+            name: [(self._digests[path], label) for path, label in zip(paths, labels.tolist(), strict=True)]
+            for name, (paths, labels) in self._files.items()
+        }
+        return [*self._indexed.summary, *duplicates(samples, "images", self.duplicates)]
+
+    def _check_readable(self, name: str) -> None:
+        from hydratune.data.images.decode import check_header
+
+        paths, _ = self._part(name)
+        if self._fits(name):
+            self.read(name)
+            return
+        with threads(self.workers) as pool:
+            for _ in pool.map(check_header, paths):
+                pass
+
+    @cached_property
+    def _files(self) -> dict[str, Files]:
+        """Every split; what the source has not is carved out of train."""
+        parts = self._indexed.parts
+        if self.skip_broken:
+            parts = self._whole(parts)
+        return completed(parts, self.shares.val_share, self.shares.test_share, self._divided)
+
+    def _part(self, name: str) -> Files:
+        if name not in self._files:
+            raise ValueError(
+                f"dataset.test_share={self.shares.test_share}: there is no test part, and none is divided off train; "
+                "test=false reads none, dataset.test_share=0.1 makes one"
+            )
+        paths, labels = self._files[name]
+        if not paths:
+            raise ValueError(f"dataset: the {name} split is empty")
+        return paths, labels
+
+    def _divided(self, train: Files, share: float, name: str) -> tuple[Files, Files]:
+        paths, labels = train
+        both = stratified_split(labels, share, self.shares.split_seed + (name == "test"))
+        left, own = (([paths[i] for i in ids.tolist()], labels[ids]) for ids in both)
+        return left, own
+
+    def _whole(self, parts: dict[str, Files]) -> dict[str, Files]:
+        """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
+        broken: list[str] = []
+        result = {}
+        with threads(self.workers) as pool:
+            for name, (paths, labels) in parts.items():
+                said = list(pool.map(self._fault, paths))
+                kept = [i for i, fault in enumerate(said) if fault is None]
+                broken += [fault for fault in said if fault is not None]
+                result[name] = ([paths[i] for i in kept], labels[kept])
+        for fault in broken:
+            print(as_shown(f"warning: left out: {fault}"))
+        if len(broken) > self.skip_broken:
+            raise ValueError(
+                f"dataset.skip_broken={self.skip_broken}: {len(broken)} files are no whole images. {broken[0]}"
+            )
+        return result
+
+    def _fault(self, path: Path) -> str | None:
+        from hydratune.data.images.decode import Unreadable, pixels
+
+        try:
+            pixels(path, self.pixels.size, self.pixels.white)
+        except Unreadable as error:
+            return str(error)
+        return None
+
+    def spec(self) -> ImageSpec:
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> ImageSpec:
+        """Once: pixels may have to be measured for it."""
+        size, mean, std = self.pixels.size, self.pixels.mean, self.pixels.std
+        if mean is None or std is None:
+            measured = pixel_statistics(self._sample_of_train())
+            mean, std = (measured[0] if mean is None else mean), (measured[1] if std is None else std)
+        return ImageSpec((3, size, size), tuple(self._indexed.classes), tuple(mean), tuple(std))
+
+    def _sample_of_train(self) -> Tensor:
+        if self._fits("train"):
+            return self.read("train")[0]
+        split = self._streamed("train")
+        return split.read(torch.arange(0, len(split), max(len(split) // 1000, 1)))
+
+    def _fits(self, name: str) -> bool:
+        return len(self._part(name)[0]) * 3 * self.pixels.size**2 <= self.memory_mb * 2**20
+
+    def _streamed(self, name: str) -> FileSplit:
+        paths, labels = self._part(name)
+        return FileSplit(paths, labels, self.pixels.size, self.workers, self.pixels.white, self.whence(name))
+
+    def whence(self, name: str) -> str:
+        return "" if name in self._indexed.parts else "divided off train"
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        if name not in self._decoded:
+            split = self._streamed(name)
+            batches = list(torch.arange(len(split)).split(256))
+            self._decoded[name] = (torch.cat(list(split.read_ahead(batches))), split.labels)
+        return self._decoded[name]
+
+    def split(self, name: str) -> Split:
+        return super().split(name) if self._fits(name) else self._streamed(name)

@@ -1,0 +1,156 @@
+"""Batches of images. Augmentation is f(seed, epoch, sample), mixing f(seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hydratune.core.types import Batch, ImageSpec
+from hydratune.data.images.augment import Augment
+from hydratune.data.stream import Batches, Placement, Stream
+from hydratune.record import pictures
+
+
+class Split(Protocol):
+    """Samples that can be had by number. `labels` is [N] int64."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def read(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, C, H, W] uint8, on the split's device."""
+        ...
+
+
+class MemorySplit:
+    """Images as one uint8 tensor [N, C, H, W]. summary: how the split came to be."""
+
+    def __init__(self, images: Tensor, labels: Tensor, summary: str = "") -> None:
+        assert images.dtype == torch.uint8 and images.ndim == 4 and len(images) == len(labels)
+        self.images, self.labels, self.summary = images, labels, summary
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, ids: Tensor) -> Tensor:
+        return self.images[ids]
+
+
+class ImageStream(Stream):
+    """Images as the network sees them."""
+
+    anew = "augmentation is random; dataset.augment.views=4 would fix four views of each image"
+
+    def __init__(
+        self,
+        split: Split,
+        spec: ImageSpec,
+        batches: Batches,
+        place: Placement,
+        in_channels: int | None = 3,
+        augment: Augment | None = None,
+    ) -> None:
+        """in_channels: what the network wants; a grey image is repeated to it. augment: None for evaluation."""
+        super().__init__(split, batches, place)
+        self.spec, device = spec, place.device
+        self.augment = augment or Augment()
+        self.views, self.random = self.augment.distinct, self.augment.per_sample
+        channels = spec.input_shape[0]
+        if in_channels not in (None, channels) and channels != 1:
+            raise ValueError(f"the network wants {in_channels} channels, the data has {channels}")
+        self.channels = in_channels or channels
+        self.form = f"{self.channels} channels"
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        self._scale = (1 / (255 * std)).view(1, -1, 1, 1).to(device)
+        self._shift = (-mean / std).view(1, -1, 1, 1).to(device)
+        self._mean, self._std = mean.view(1, -1, 1, 1).to(device), std.view(1, -1, 1, 1).to(device)
+        self._labels = split.labels.to(device)
+        self._padded = self.augment.pad(split.images.to(device)) if isinstance(split, MemorySplit) else None
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """The global batches of steps [first_step, last_step)."""
+        step = first_step
+        mixes = bool(self.augment.mixup or self.augment.cutmix)
+        for epoch, every in self._epochs(first_step, last_step):
+            table = self._table(epoch)
+            ids = every if mixes else [self._own(these) for these in every]
+            for these, images in zip(ids, self._read(ids), strict=True):
+                inputs = self._prepare(images, these, None if table is None else table[these])
+                inputs, targets = self.augment.mix(inputs, self._labels[these], self.spec.num_classes, self.seed, step)
+                # a partner may be another rank's sample: what is mixed is divided after that
+                parts = (self._own(t) for t in (inputs, targets, these)) if mixes else (inputs, targets, these)
+                yield Batch(*parts)
+                step += 1
+
+    def targets(self, ids: Tensor, view: int = 0) -> Tensor:
+        return self._labels[ids]
+
+    def unique_inputs(self, size: int) -> Iterator[Tensor]:
+        """`size` to twice as many at a time."""
+        assert self.views is not None
+        count = len(self.split)
+        every = torch.arange(count, device=self.device)
+        # The last part is not left to be a small one: a batch of one sample may be computed in other ways.
+        ids = list(every.tensor_split(max(count // size, 1)))
+        for view in range(self.views):
+            table = self._table(view)
+            for these, images in zip(ids, self._read(ids), strict=True):
+                yield self._prepare(images, these, None if table is None else table[these])
+
+    def _table(self, epoch: int) -> Tensor | None:
+        if not self.augment.per_sample:
+            return None
+        return self.augment.table(self.seed, epoch, len(self.split)).to(self.device)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """In order."""
+        assert not self.random
+        ids = self._eval_ids()
+        for these, images in zip(ids, self._read(ids), strict=True):
+            yield Batch(self._prepare(images, these, None), self.targets(these), these.to(self.device))
+
+    def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Tensor:
+        images = self.images(torch.tensor(ids, device=self.device))
+        return pictures.mistakes(pictures.visible(images, self.spec.mean, self.spec.std), captions)
+
+    def images(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, C, H, W] float, normalised and not augmented."""
+        pixels = self.split.read(ids.cpu()).to(self.device)
+        return self._normalised(pixels)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return pixels.float().mul_(self._scale).add_(self._shift)
+
+    def _read(self, ids: list[Tensor]) -> Iterator[Tensor | None]:
+        """Images per batch, read ahead where that costs time; None where they lie in memory."""
+        if self._padded is not None:
+            return iter([None] * len(ids))
+        read_ahead = getattr(self.split, "read_ahead", None)
+        if read_ahead is not None:
+            return read_ahead([these.cpu() for these in ids])
+        return (self.split.read(these.cpu()) for these in ids)
+
+    def _prepare(self, images: Tensor | None, ids: Tensor, draws: Tensor | None) -> Tensor:
+        """-> [B, C, H, W] float, normalised."""
+        if images is None:
+            assert self._padded is not None
+            pixels = self._padded[ids] if draws is None else self.augment.pixels(self._padded, ids, draws)
+        else:
+            pixels = images.to(self.device)
+            if draws is not None:
+                pixels = self.augment.pixels(self.augment.pad(pixels), None, draws)
+        if draws is not None and (self.augment.resized_crop or self.augment.jitter or self.augment.trivial):
+            values = self.augment.values(pixels.float().div_(255), draws)
+            values = (values - self._mean) / self._std
+        else:
+            values = self._normalised(pixels)
+        if draws is not None:
+            values = self.augment.blank(values, draws)
+        if values.shape[1] != self.channels:
+            values = values.expand(-1, self.channels, -1, -1)
+        return values.contiguous(memory_format=self.memory_format)

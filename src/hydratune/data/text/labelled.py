@@ -1,0 +1,172 @@
+"""What data sets of labelled text have in common: splits, classes, and what is told of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from hydratune.core.task import Task
+from hydratune.data.dataset import SPLITS, WeightsHome, completed, stratified_split
+from hydratune.data.duplicates import Sample
+from hydratune.data.text import labels
+from hydratune.data.text.text_dataset import TextDataset
+from hydratune.data.text.text_stream import TextSplit
+from hydratune.data.text.tokenizer import TokenizerRecipe
+
+Text = str | tuple[str, str]  # or a pair of them
+LISTED = 12  # classes whose names are shown
+
+
+class Labelled(TextDataset):
+    """Base of the sets with labels: a subclass says `rows()`, and what is text and what are labels in one."""
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, classes: Sequence[str | int] | None,
+        val_share: float, test_share: float, split_seed: int, inherited: WeightsHome | None, duplicates: str = "tell",
+    ) -> None:  # fmt: skip
+        """classes: names in the order of their numbers; null: those of train in order."""
+        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
+        self.classes = labels.given(classes)
+
+    @abstractmethod
+    def rows(self) -> dict[str, list[Any]]:
+        """Of train, and of val and test where the source tells them apart."""
+
+    @abstractmethod
+    def text_of(self, row: Any) -> str: ...
+
+    @abstractmethod
+    def labels_of(self, row: Any) -> Sequence[str]: ...
+
+    @abstractmethod
+    def samples(self, rows: Sequence[Any]) -> TextSplit: ...
+
+    def counts(self, rows: Sequence[Any]) -> str:
+        """What is said of their labels."""
+        return ""
+
+    def ordered(self, found: list[str]) -> list[str]:
+        """The labels of train as the source numbers them, where it does."""
+        return found
+
+    @cached_property
+    def _source(self) -> dict[str, list[Any]]:
+        return self.rows()
+
+    @cached_property
+    def parts(self) -> dict[str, list[Any]]:
+        """Every split; what the source has not is carved out of train, in the proportions of its first labels."""
+        rows = self._source
+        if not rows["train"]:
+            raise ValueError("dataset: train has no rows")
+        if not any(self.text_of(row).strip() for row in rows["train"]):
+            raise ValueError("dataset: every text of train is empty")
+        return completed(rows, self.val_share, self.test_share, self._divided)
+
+    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+        firsts = [self.labels_of(row)[0] for row in rows]
+        known = {label: i for i, label in enumerate(sorted(set(firsts)))}
+        if len(known) == len(rows):
+            raise ValueError(
+                f"dataset: no label occurs twice in the {len(rows):,} rows of train, such as {firsts[0]!r}, so nothing "
+                f"of it can be {name}"
+            )
+        both = stratified_split(
+            torch.tensor([known[label] for label in firsts]), share, self.split_seed + (name == "test")
+        )
+        left, own = ([rows[i] for i in ids.tolist()] for ids in both)
+        return left, own
+
+    def encoded(self, name: str) -> TextSplit:
+        rows = self.parts[name]
+        if rows and not any(self.text_of(row).strip() for row in rows):
+            raise ValueError(f"dataset: every text of {name} is empty")
+        split = self.samples(rows)
+        whence = "" if name in self._source else "divided off train: "
+        return split.summarised(whence + split.summary, self.counts(rows))
+
+    def class_names(self) -> Sequence[str]:
+        return list(self.numbers)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Of the labels. Raises ValueError for one that train never has."""
+        order = self.classes or self.ordered(labels.in_order(self._counts))
+        names = {label: i for i, label in enumerate(order)}
+        if len(names) < 2:
+            raise ValueError(f"dataset: train has the one label {', '.join(names)}; there is nothing to tell apart")
+        for part in SPLITS:
+            for row in self.parts[part]:
+                if foreign := [label for label in self.labels_of(row) if label not in names]:
+                    where = "dataset.classes does not have" if self.classes else "train never has"
+                    raise ValueError(
+                        f"dataset: {part} has the label {foreign[0]!r} (of {self.text_of(row)[:40]!r}), which {where}; "
+                        f"labels: {', '.join(list(names)[:20])}"
+                    )
+        return names
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        """How often train has each label."""
+        return Counter(label for row in self.parts["train"] for label in self.labels_of(row))
+
+    def doubts(self) -> list[str]:
+        return [] if self.classes else labels.doubts(self._counts)
+
+    def compared(self) -> Mapping[str, Sequence[Sample]]:
+        """Texts count as the same whatever their blanks."""
+        return {
+            name: [(" ".join(self.text_of(row).split()), tuple(self.labels_of(row))) for row in self.parts[name]]
+            for name in SPLITS
+        }
+
+    def texts(self) -> Iterable[str]:
+        return [self.text_of(row) for row in self.parts["train"]]
+
+    def contents(self) -> Iterable[str]:
+        rows = ((name, self.text_of(row), " ".join(self.labels_of(row))) for name in SPLITS for row in self.parts[name])
+        return (word for row in rows for word in row)
+
+
+class LabelledTexts(Labelled):
+    """Base of the sets of texts with a label each: rows of (text, label), or of ((text, text), label)."""
+
+    def pairs(self) -> bool:
+        return isinstance(self.parts["train"][0][0], tuple)
+
+    def text_of(self, row: tuple[Text, str]) -> str:
+        return row[0] if isinstance(row[0], str) else "\n".join(row[0])
+
+    def labels_of(self, row: tuple[Text, str]) -> Sequence[str]:
+        return row[1:]
+
+    def samples(self, rows: Sequence[tuple[Text, str]]) -> TextSplit:
+        return self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
+
+    def counts(self, rows: Sequence[tuple[Text, str]]) -> str:
+        """Texts of each class, as far as there is room for that."""
+        counts = Counter(label for _, label in rows)
+        if len(self.numbers) <= LISTED:
+            return ", ".join(f"{label} {counts[label]:,}" for label in self.numbers)
+        every = [counts[label] for label in self.numbers]
+        return f"{len(every)} classes of {min(every):,} to {max(every):,} texts"
+
+
+class TaggedSentences(Labelled):
+    """Base of the sets of words with a tag each: rows of (words, tags)."""
+
+    unit = "sentences"
+
+    def text_of(self, row: tuple[Sequence[str], Sequence[str]]) -> str:
+        return " ".join(row[0])
+
+    def labels_of(self, row: tuple[Sequence[str], Sequence[str]]) -> Sequence[str]:
+        return row[1]
+
+    def samples(self, rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> TextSplit:
+        return self.of_sentences([words for words, _ in rows], [[self.numbers[t] for t in tags] for _, tags in rows])

@@ -1,0 +1,395 @@
+"""Jobs made ready: every component built, every weight in its place, everything checked, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from hydratune.config.fingerprint import content, differences, fingerprint
+from hydratune.config.job import Job, JobConfig
+from hydratune.config.overrides import command_again
+from hydratune.core.markdown import as_shown
+from hydratune.core.paths import cache_home
+from hydratune.core.secrets import hidden_in
+from hydratune.core.task import Task
+from hydratune.core.types import Backbone, FreezeStrategy, LoadReport, Phase, Spec
+from hydratune.data.dataset import Dataset
+from hydratune.data.stream import Batches, Placement, Stream
+from hydratune.distributed.process_group import launched
+from hydratune.distributed.runtime import Numerics, Precision, Runtime
+from hydratune.engine.autotune import choose_precision, cost_meter
+from hydratune.engine.stretch import Streams
+from hydratune.engine.trial import TrainingPlan
+from hydratune.engine.trunk import Caches, plan_caches
+from hydratune.experiment import report
+from hydratune.experiment.components import Training, body_of, dataset_of, runtime_of, training_of
+from hydratune.experiment.init_from import Origin, weights_home
+from hydratune.freeze.cost import CostMeter
+from hydratune.freeze.phases import checked, with_norms
+from hydratune.freeze.report import costs as cost_rows
+from hydratune.models.initialise import initialised, named_tensors
+from hydratune.models.load_weights import HeadAnswers, InitRules, load_into
+from hydratune.models.network import Network, build_network
+from hydratune.record import checkpoint
+from hydratune.record.run import claim
+from hydratune.record.run_record import Lineage, RunRecord
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedJob:
+    """One job, ready to be a trial. snapshot: where it goes on from; known: run.json as it was found."""
+
+    job: Job
+    network: Network
+    base: Mapping[str, torch.Tensor]  # the network's tensors but for what its strategy adds: what `init_from` fills
+    training: Training
+    phases: Sequence[Phase]
+    snapshot: checkpoint.Snapshot | None
+    known: RunRecord
+
+    @property
+    def plan(self) -> TrainingPlan:
+        own = self.training
+        return TrainingPlan(self.phases, own.optimizer, own.schedule, own.settings, self.job.config.seed)
+
+    @property
+    def first_step(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.state["step"]
+
+    @property
+    def fork(self) -> int:
+        """The first group that it ever changes."""
+        return min(p.cut for p in self.phases)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it needs no origin: its own checkpoint has all."""
+        return self.snapshot is not None and self.known.init_from == self.job.config.init_from
+
+    def numerics(
+        self, files: str, runtime: Runtime, probe: Callable[[], tuple[Precision, str]]
+    ) -> tuple[Numerics, str]:
+        """(what it computes with, how that was found): what it began with, what its sweep settled, else what `probe`
+        finds. Threads that are typed beat the first two. files: as for `content`.
+        """
+        began = self._began_with(files, runtime)
+        settled = Numerics.read(self.job.numerics) if "precision" in self.job.numerics else None
+        found = began or settled
+        if found is None:
+            precision, how = probe()
+            return Numerics(precision, torch.get_num_threads()), how
+        threads = runtime.threads or found.threads
+        how = "as it began" if began else "as the sweep has settled for all jobs like it"
+        if threads != found.threads:
+            how += f", but for the threads: it had {found.threads}, so its last bits are others from here on"
+        return replace(found, threads=threads), how
+
+    def _began_with(self, files: str, runtime: Runtime) -> Numerics | None:
+        """As its checkpoint says; before there is one, as the record of the same run does."""
+        if self.snapshot is not None:
+            return Numerics.read(self.snapshot.state)
+        made, seen = self.known.provenance, self.known.runtime
+        if not made or not seen or seen.get("device") != str(runtime.torch_device):
+            return None
+        again = json.loads(json.dumps(self.provenance(made.get("origin"), files, runtime.precision)))
+        return None if differences(made, again) else Numerics.read(seen)
+
+    def provenance(self, origin: str | None, files: str, precision: str) -> dict[str, Any]:
+        """What determines its weights. origin: the hash of those that it starts from."""
+        return content(self.job.config, self.training.strategy, origin, files, precision)
+
+    def halts(self, eval_every: int) -> int:
+        """The step it goes to: its last, or the first evaluation at or after its halt."""
+        last = self.phases[-1].last_step
+        if self.job.halt is None:
+            return last
+        return min(math.ceil(self.job.halt * last / eval_every - 1e-9) * eval_every, last)
+
+    def refuse_changes(self, provenance: Mapping[str, Any]) -> None:
+        """Raises ValueError where the checkpoint was made by another configuration."""
+        changed = differences(self.known.provenance or {}, json.loads(json.dumps(provenance)))
+        if self.snapshot is not None and changed:
+            directory = self.job.directory
+            raise ValueError(
+                f"resume: this configuration does not give the weights that {directory} holds. Changed: "
+                f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={directory} trains on from it"
+            )
+
+    def record(self, origin: Origin, provenance: Mapping[str, Any], runtime: Runtime, how: str) -> RunRecord:
+        """What run.json says from the first step on. how: precision and layout were chosen."""
+        job, known = self.job, self.known
+        lineage = known.lineage if self.resumes else origin.lineage
+        return known.changed(
+            stage=job.config.stage,
+            command=job.command,
+            overrides=list(job.overrides),
+            sweep=job.sweep,
+            config_hash=job.config_hash or None,
+            fingerprint=fingerprint(provenance),
+            provenance=provenance,
+            init_from=job.config.init_from,
+            lineage=lineage,
+            seed=job.config.seed,
+            trust=list(job.trust),
+            num_steps=self.phases[-1].last_step,
+            last_phase=self.phases[-1].first_step,
+            started=known.started or report.now(),
+            versions=report.versions(),
+            runtime={**runtime.describe(), "precision_choice": how},
+            again=self._again(runtime, lineage),
+        )
+
+    def _again(self, runtime: Runtime, lineage: Lineage | None) -> str:
+        """A command that makes the same bits by itself on a machine of this kind."""
+        pinned = runtime.numerics.overrides().split()
+        if self.job.config.init_from == "auto" and lineage is not None and lineage.run is not None:
+            began = RunRecord.read(Path(lineage.run)).runtime
+            pinned += Numerics.read(began).overrides("pretrain.runtime").split() if began else []
+        keys = self.training.strategy.keys()
+        return command_again(self.job.command, self.job.overrides, keys, pinned)
+
+    def above(self, trunk: Network) -> PreparedJob:
+        """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""
+        return replace(self, network=self.network.above(trunk, self.fork))
+
+
+def prepare_job(job: Job, network: Network, steps_per_epoch: int) -> PreparedJob:
+    """Raises ValueError for whatever the job cannot run with. `network` becomes the job's own."""
+    config, training = job.config, training_of(job)
+    resumed, known = _resumable(job), RunRecord.read(job.directory)
+    base = network.state_dict()
+    network = _adapted(network, training.freeze, config.seed)
+    num_steps = config.steps or (config.epochs or 0) * steps_per_epoch
+    planned = checked(training.freeze.phases(network.groups, num_steps), network.groups, num_steps)
+    phases = with_norms(planned, network.groups, config.norm)
+    snapshot = checkpoint.load(resumed) if resumed is not None else None
+    return PreparedJob(job, network, base, training, phases, snapshot, known)
+
+
+Meters = dict[frozenset[str], CostMeter]  # by the parameters of a network
+
+
+def meter(prepared: PreparedJob, group: JobGroup, train_stream: Stream, meters: Meters) -> CostMeter:
+    """That of another job whose network is made alike, or a new one."""
+    every = frozenset(prepared.network.parameters())
+    if every not in meters:
+        batch, config = next(train_stream.batches(0, 1)), prepared.training.optimizer
+        meters[every] = cost_meter(prepared.network, group.dataset.task, batch, group.runtime, config)
+    return meters[every]
+
+
+def measured(
+    prepared: PreparedJob, group: JobGroup, train_stream: Stream, provenance: Mapping[str, Any], meters: Meters
+) -> tuple[Caches | None, list[tuple[str, ...]]]:
+    """(what is cached, the cost of each phase as rows of the freeze report); nothing where all trains always."""
+    job, phases, network, runtime = prepared.job, prepared.phases, prepared.network, group.runtime
+    every = frozenset(network.parameters())
+    if runtime.shares or (all(p.trainable == every for p in phases) and not job.config.dry_run):
+        return None, []
+    known = meter(prepared, group, train_stream, meters)
+    costs = [known.phase(p) for p in phases]
+    unfrozen = known.phase(Phase(0, 1, every, cut=0))
+    # What the weights below the cut do not tell: the data, and the code that the model is
+    data = {k: provenance[k] for k in ("dataset", "files", "model", "hydratune")} | {"form": train_stream.form}
+    samples = {name: fingerprint({**data, "split": name}) for name in ("train", "val")}
+    rows = [known.row_bytes(p.cut) for p in phases]
+    home = cache_home() / "features"
+    caches, kept = plan_caches(job.config.cache, phases, costs, rows, train_stream, runtime, home, samples)
+    return caches, cost_rows(phases, costs, unfrozen, kept)
+
+
+def first_network(job: Job, dataset: Dataset, spec: Spec) -> tuple[Backbone, Network]:
+    """The body, and the network that it and a head for this task make; each tensor drawn from (seed, its name)."""
+    seed = job.config.seed
+    body = initialised(seed, lambda: body_of(job, dataset), lambda b: b.source.named_parameters())
+    features = dataset.example(body)
+    shapes = [list(t.shape[1:]) for t in tree_flatten(features)[0]]
+    try:
+        with torch.no_grad():
+            for _, module in body.groups:
+                features = module.eval()(features)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        if isinstance(features, Tensor):
+            raise ValueError(f"model: cannot take inputs of {shapes[0]} ({error})") from None
+        raise ValueError("model: takes no text, and the data set has nothing else; model=hf does") from None
+    if body.head is not None:
+        return body, build_network(body, body.head)
+    head = initialised(seed, lambda: dataset.task.build_head(features, spec), named_tensors(f"{body.head_name}."))
+    return body, build_network(body, head)
+
+
+def _adapted(network: Network, freeze: FreezeStrategy, seed: int) -> Network:
+    """The network with what the strategy adds to it, each new tensor drawn from (seed, its name)."""
+    adapt = getattr(freeze, "adapt", None)
+    if adapt is None:
+        return network
+    before = network.parameters().keys()
+
+    def added(result: Network) -> list[tuple[str, torch.Tensor]]:
+        return [(n, p) for n, p in result.parameters().items() if n not in before]
+
+    return initialised(seed, lambda: Network(adapt(network.groups)), added)
+
+
+def load_origin(
+    own: Mapping[str, torch.Tensor], head: set[str], origin: Origin, answers: HeadAnswers, rules: InitRules
+) -> LoadReport | None:
+    """Copy the origin's tensors in; its head only where it answers the same, or is asked for."""
+    if origin.tensors is None:
+        return None
+    try:
+        refused = rules.refuses_head(origin.head, answers)
+        return load_into(own, head, origin.tensors, origin.message, rules, refused)
+    except ValueError as error:
+        raise ValueError(f"{error}{origin.hint}") from None
+
+
+def init_rules(config: JobConfig) -> InitRules:
+    """What the keys `init_*` say."""
+    return InitRules(
+        config.init_share, config.init_unused, config.init_head, config.init_key, config.init_prefix, config.init_map
+    )
+
+
+def _resumable(job: Job) -> Path | None:
+    """The newest whole checkpoint of the job's own directory, where it is to go on."""
+    directory = job.directory / "checkpoints"
+    if job.config.resume is None:
+        if checkpoint.steps(directory):
+            raise ValueError(
+                f"{job.directory} already holds a run; resume=auto goes on with it, another name= starts anew"
+            )
+        return None
+    if checkpoint.steps(directory) and not launched().get("rank", 0):
+        os.close(claim(job.directory))  # what a live run has there may be gone before it is read
+    newest, complaints = checkpoint.newest_valid(directory)
+    for complaint in complaints:
+        print(as_shown(f"warning: {complaint}; the one before it is used"))
+    return newest
+
+
+# ---- jobs that have something in common
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A further named evaluation set: its data, and the samples that are evaluated."""
+
+    dataset: Dataset
+    split: Any
+
+
+@dataclass(frozen=True)
+class JobGroup:
+    """What jobs that run side by side have in common. warnings: what the data sets say of themselves."""
+
+    first: Job
+    runtime: Runtime
+    dataset: Dataset
+    spec: Spec
+    body: Backbone
+    train_split: Any
+    val_split: Any
+    evals: Mapping[str, EvalSet]
+    warnings: Sequence[str]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        samples = len(self.train_split)
+        return max(samples // min(self.first.config.batch_size, samples), 1)
+
+    @property
+    def answers(self) -> HeadAnswers:
+        names = list(self.dataset.task.answers(self.spec))
+        return HeadAnswers(self.dataset.task.kind, hidden_in(names))  # as a checkpoint has them
+
+    def at(self, numerics: Numerics) -> JobGroup:
+        """With this precision, layout and number of threads from now on."""
+        return replace(self, runtime=self.runtime.computing(numerics))
+
+    def stream(self, split: Any, training: bool = False, dataset: Dataset | None = None) -> Stream:
+        runtime, config = self.runtime, self.first.config
+        place = Placement(runtime.torch_device, runtime.chosen.memory_format, runtime.rank, runtime.world)
+        batches = Batches(config.batch_size, config.seed, training)
+        return (dataset or self.dataset).stream(split, self.body, batches, place)
+
+    def streams(self) -> Streams:
+        evals = {name: self.stream(own.split, dataset=own.dataset) for name, own in self.evals.items()}
+        return Streams(self.stream(self.train_split, training=True), self.stream(self.val_split), evals)
+
+    def numerics(self, prepared: PreparedJob, network: Network) -> tuple[Numerics, str]:
+        return prepared.numerics(self.dataset.files(), self.runtime, lambda: self._precision(network))
+
+    def _precision(self, network: Network) -> tuple[Precision, str]:
+        if self.runtime.shares:
+            return self.runtime.candidates()[0], "not probed: no process has the whole network"
+        network.to(self.runtime.torch_device)
+        model = json.dumps(self.first.config.model, sort_keys=True)
+        batch = next(self.stream(self.train_split).eval_batches())
+        if self.runtime.rank:  # the first one tries and remembers: two would each find something else
+            return Precision.parse(self.runtime.first_says("")), ""
+        chosen, how = choose_precision(network, self.dataset.task, batch, self.runtime, model)
+        self.runtime.first_says(str(chosen))
+        return chosen, how
+
+
+def dataset_of_job(job: Job) -> Dataset:
+    return dataset_of(job.config.dataset, "dataset", job.trust, weights_home(job))
+
+
+def check_data(job: Job) -> None:
+    """Raises ValueError for data that cannot be used, test split included."""
+    dataset = dataset_of_job(job)
+    dataset.check(test=True)
+    _eval_sets(job, dataset.spec(), dataset.task)
+
+
+def in_common(jobs: Sequence[Job]) -> tuple[JobGroup, Network]:
+    """What jobs have in common, and their network as no strategy has changed it yet."""
+    first = jobs[0]
+    runtime = runtime_of(first.config, first.trust)
+    runtime.start()
+    dataset = dataset_of_job(first)
+    spec = dataset.spec()
+    body, network = first_network(first, dataset, spec)
+    warnings = dataset.check(any(job.reads_test for job in jobs))
+    evals = _eval_sets(first, spec, dataset.task)
+    train, val = dataset.split("train"), dataset.split("val")
+    return JobGroup(first, runtime, dataset, spec, body, train, val, evals, warnings), network
+
+
+def _eval_sets(job: Job, spec: Spec, task: Task) -> dict[str, EvalSet]:
+    """Raises ValueError for a set that the network could not be asked about."""
+    found = {}
+    for name, node in job.config.evals.items():
+        dataset = dataset_of(node, f"evals.{name}", job.trust, weights_home(job))
+        theirs, ours = dataset.task.answers(dataset.spec()), task.answers(spec)
+        if dataset.task.kind != task.kind or list(theirs) != list(ours):
+            other = next(
+                (n for n in theirs if n not in ours), next((n for n in ours if n not in theirs), "their order")
+            )
+            raise ValueError(f"evals.{name}: asks for other classes than the data that is trained on: {other}")
+        found[name] = EvalSet(dataset, dataset.evaluated_split())
+    return found
+
+
+def gather(jobs: Sequence[Job]) -> tuple[JobGroup, Network, list[PreparedJob], list[tuple[Job, Exception]]]:
+    """(what they have in common, their network before anything is loaded, those that can run, those that cannot)"""
+    group, network = in_common(jobs)
+    ready: list[PreparedJob] = []
+    failed: list[tuple[Job, Exception]] = []
+    for job in jobs:
+        try:
+            ready.append(prepare_job(job, network if len(jobs) == 1 else network.fork(0), group.steps_per_epoch))
+        except Exception as error:
+            failed.append((job, error))
+    return group, network, ready, failed

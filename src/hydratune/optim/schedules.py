@@ -1,0 +1,76 @@
+"""Learning-rate schedules: pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+
+class Schedule(ABC):
+    """Factor on every learning rate: linear warm-up, then `decay` over the share of steps after it."""
+
+    def __init__(self, warmup_steps: int | float = 0) -> None:
+        """warmup_steps: steps, or a share of them between 0.0 and 1.0."""
+        if warmup_steps < 0 or (isinstance(warmup_steps, float) and warmup_steps > 1):
+            raise ValueError(f"schedule.warmup_steps={warmup_steps}: steps, or a share of them between 0.0 and 1.0")
+        self.warmup_steps = warmup_steps
+
+    @abstractmethod
+    def decay(self, progress: float) -> float:
+        """progress: share of the steps after warm-up that are done, in [0, 1)."""
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """Pure: the factor for the update that takes step `step` (from 0) of `num_steps`."""
+        warmup = int(self.warmup_steps * num_steps) if isinstance(self.warmup_steps, float) else self.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        return self.decay((step - warmup) / max(num_steps - warmup, 1))
+
+
+class Constant(Schedule):
+    def decay(self, progress: float) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` (arXiv 1608.03983, without restarts)."""
+
+    def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps)
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final={final}: a factor from 0 to 1")
+        self.final = final
+
+    def decay(self, progress: float) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Linear(Schedule):
+    """A straight line from 1 to `final`."""
+
+    def __init__(self, warmup_steps: int | float = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps)
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final={final}: a factor from 0 to 1")
+        self.final = final
+
+    def decay(self, progress: float) -> float:
+        return 1 + (self.final - 1) * progress
+
+
+class MultiStep(Schedule):
+    """Times `gamma` at each of `milestones`, shares of the steps after warm-up."""
+
+    def __init__(
+        self, warmup_steps: int | float = 0, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1
+    ) -> None:
+        super().__init__(warmup_steps)
+        if not 0 < gamma <= 1:
+            raise ValueError(f"schedule.gamma={gamma}: a factor above 0, at most 1")
+        if list(milestones) != sorted(milestones) or not all(0 <= m <= 1 for m in milestones):
+            raise ValueError(f"schedule.milestones={list(milestones)}: shares of the steps, ascending, from 0 to 1")
+        self.milestones, self.gamma = tuple(milestones), gamma
+
+    def decay(self, progress: float) -> float:
+        return self.gamma ** sum(progress >= m for m in self.milestones)

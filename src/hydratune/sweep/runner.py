@@ -1,0 +1,283 @@
+"""One sweep from its entries to its ranking: what is done already, what shares, who goes on, who failed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydratune.experiment.init_from import config_hash
+from hydratune.record.run import claim, wait_for_release, write_json, write_record
+from hydratune.record.run_record import RunRecord
+from hydratune.sweep import halving, ranking, tables
+from hydratune.sweep.arrange import Planner, makespan
+from hydratune.sweep.plan import Entry, Unit, settled
+from hydratune.sweep.pool import Event, Places, Pool, ending
+from hydratune.sweep.prerequisites import Prerequisites
+from hydratune.sweep.screen import SweepScreen
+from hydratune.sweep.settings import SweepSettings
+from hydratune.sweep.worker import record_failure
+
+Outcome = float | str  # the metric, or why it failed
+PATIENCE = 15.0  # seconds
+
+
+class SweepRunner:
+    """Owns a sweep's directory. A sweeper may hand it jobs several times."""
+
+    def __init__(self, directory: Path, settings: SweepSettings, dry_run: bool, arguments: Sequence[str]) -> None:
+        self.directory, self.settings, self.dry_run = directory, settings, dry_run
+        self.arguments = list(arguments)
+        self.entries: dict[int, Entry] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.screen = SweepScreen()
+        self._pool = Pool(directory / ".workers")
+        self._planner = Planner(self._pool, settings, dry_run)
+        self._prerequisites = Prerequisites(self._pool, self.screen.heard)
+        self._written = 0.0
+        self._soups: list[str] = []
+        self._retried: set[int] = set()  # jobs whose worker has died while it ran them alone
+        self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
+        self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
+        claim(directory)  # until this process ends
+
+    def run(self, entries: Sequence[Entry]) -> Mapping[int, Outcome]:
+        """Bring all of them to their end; number -> metric, or why it failed."""
+        entries = self._settled(entries)
+        self.entries |= {e.number: e for e in entries}
+        for entry in entries:
+            if entry.error is not None:
+                self.outcomes[entry.number] = entry.error
+        todo = [e for e in entries if e.job is not None and e.same_as is None and e.number not in self.outcomes]
+        if self.dry_run:
+            self._show_plan(todo, entries)
+            return {e.number: self.outcomes.get(e.number, float("nan")) for e in entries}
+        self._write_jobs()
+        factor = self.settings.halving.factor
+        for halt in halving.halts(factor, self.settings.halving.rungs) if factor else ():
+            self._train([replace(e, job=replace(e.job, halt=halt)) for e in todo if e.job is not None], halt)
+            todo = self._survivors([e for e in todo if not isinstance(self.outcomes.get(e.number), str)], halt)
+        self._train(todo, None)
+        for entry in entries:
+            if entry.same_as is not None:
+                self.outcomes[entry.number] = self.outcomes[self._twin(entry).number]
+        self._rank(everything=True)
+        return {e.number: self.outcomes[e.number] for e in entries}
+
+    def conclude(self) -> list[str]:
+        """Test the winner, write the report, show the table. Returns a sentence for each of these that failed."""
+        from hydratune.sweep import report
+
+        if self.dry_run or not (self.directory / ranking.SWEEP).is_file():
+            self._leave_nothing()
+            return []
+        ranked = ranking.read(self.directory)
+        failed = [self._test(ranked), self._average(ranked) if self.settings.soup != "none" else None]
+        self._rank(everything=True)
+        report.write(self.directory)
+        report.show(self.directory, self.screen)
+        if ranked.winner is not None and (again := ranked.winner.record.again):
+            self.screen.line(f"the best job by itself, with the same bits:\n  {again}")
+        return [sentence for sentence in failed if sentence]
+
+    def _test(self, ranked: ranking.Ranking) -> str | None:
+        """Read the winner's test split, once. Its training stays complete if that fails; why it did is returned."""
+        best = ranked.winner.directory if ranked.winner is not None else None
+        winner = next((e for e in self.entries.values() if e.directory == best and e.same_as is None), None)
+        if winner is None or winner.job is None or winner.job.config.test is False:
+            return None
+        metric, alone = self.outcomes[winner.number], Places.of(1)
+        tested = replace(winner, job=replace(winner.job.with_config(test=True, resume="auto"), halt=None))
+        self._work([Unit([tested], alone.threads())], alone, {}, quiet=True)
+        outcome = self.outcomes[winner.number]
+        self.outcomes[winner.number] = metric
+        return f"the test of the best job, {winner.name}, failed: {outcome}" if isinstance(outcome, str) else None
+
+    def _average(self, ranked: ranking.Ranking) -> str | None:
+        """Average the complete jobs that began where the winner did, and list that as one more row; or why not."""
+        from hydratune.sweep.soup import start_of
+
+        by_directory = {e.directory: e for e in self.entries.values() if e.same_as is None and e.job is not None}
+        rows = [r for r in ranked.rows if r.status == "complete" and r.directory in by_directory]
+        if ranked.winner is None or not rows:
+            return None
+        start = start_of(ranked.winner.directory)
+        alike = sorted((r for r in rows if start_of(r.directory) == start), key=lambda r: -r.value)
+        home = self.directory / f"soup-{self.settings.soup}"
+        alone = Places.of(1)
+        unit = Unit([by_directory[r.directory] for r in alike], alone.threads())
+        for event in self._pool.run(f"soup:{self.settings.soup}:{home}", [unit], alone):
+            self.screen.heard(event)
+            if event.died or "failed" in event.message:
+                return (
+                    f"sweep.soup={self.settings.soup} failed: {event.message.get('failed') or ending(event.died or 0)}"
+                )
+        self._soups = [home.name]
+        self._write_jobs()
+        return None
+
+    # ---- what there is to do
+
+    def _settled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Known again by what they ask for, with `resume=auto`, and asked only once each."""
+        known = {p.parent: RunRecord.read(p.parent) for p in self.directory.glob("*/run.json")}
+        result = []
+        for entry in entries:
+            if entry.job is not None:
+                try:
+                    own = config_hash(entry.job, self._digests)
+                    entry = replace(entry, job=replace(entry.job.with_config(resume="auto"), config_hash=own))
+                except Exception as error:
+                    entry = replace(entry, job=None, error=f"{error}")
+            result.append(entry)
+        entries = settled(result, known)
+        before = {j["directory"]: j.get("numerics") or {} for j in self._told_before()}
+        for entry in entries:
+            self._planner.take_up(entry.number, before.get(entry.name, {}), begun=entry.directory in known)
+        return entries
+
+    def _done(self, entry: Entry, halt: float | None) -> float | None:
+        """The metric of one that is as far as it should be."""
+        record = RunRecord.read(entry.directory)
+        if record.config_hash != (entry.job.config_hash if entry.job else None):
+            return None
+        if halt is not None:
+            return ranking.value_at(record, halt)
+        return record.score() if record.status == "complete" else None
+
+    def _twin(self, entry: Entry) -> Entry:
+        assert entry.same_as is not None
+        return next(e for e in self.entries.values() if e.directory == entry.directory and e.same_as is None)
+
+    # ---- running
+
+    def _train(self, entries: Sequence[Entry], halt: float | None) -> None:
+        """All of them to their halt, or to their end."""
+        left = []
+        for entry in entries:
+            metric = self._done(entry, halt)
+            if metric is None:
+                left.append(entry)
+            else:
+                self.outcomes[entry.number] = metric
+        if done := len(entries) - len(left):
+            self.screen.line(f"{done} of {len(entries)} jobs are as far already")
+        failed = self._prerequisites.failures(left)
+        for entry in left:
+            if entry.number in failed:
+                self._fail(entry, failed[entry.number])
+        left = [e for e in left if e.number not in failed]
+        if not left:
+            return
+        for entry in left:
+            entry.write_hydra()
+        units, places, costs = self._planner.units(left)
+        units = self._planner.settled(units)
+        self._write_jobs()
+        wait_for_release(
+            [e.directory for e in left], PATIENCE
+        )  # workers of a command that was killed end within seconds
+        self._work(units, places, costs)
+
+    def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
+        """Have them run. One whose worker dies starts once more from its checkpoint, alone; one that was alone, too."""
+        units = list(units)
+        waiting = {e.number: e for u in units for e in u.entries}
+        seconds = makespan(units, places, costs)
+        with self.screen.running(len(waiting), seconds or None, quiet):
+            for event in self._pool.run("train", units, places):
+                self.screen.heard(event)
+                self._hear(event, units, waiting)
+                if self.settings.fail_fast and any(isinstance(o, str) for o in self.outcomes.values()):
+                    self._pool.stop()
+                    for entry in waiting.values():
+                        self.outcomes[entry.number] = "not run: another one failed, and sweep.fail_fast is on"
+                    return
+
+    def _hear(self, event: Event, units: list[Unit], waiting: dict[int, Entry]) -> None:
+        message = event.message
+        if "number" in message and "again" not in message:
+            entry = waiting.pop(message["number"])
+            failed = message.get("failed")
+            self.outcomes[entry.number] = failed if failed is not None else message["metric"]
+            self._rank()
+        if event.died is None:
+            return
+        left = [e for e in event.unit.entries if e.number in waiting]
+        again = left if len(event.unit.entries) > 1 else [e for e in left if e.number not in self._retried]
+        if len(event.unit.entries) == 1:  # perhaps somebody else's fault, such as the memory that another one took
+            self._retried.update(e.number for e in again)
+        units += [replace(event.unit, entries=[e]) for e in again]
+        left = [e for e in left if e not in again]
+        for entry in left:
+            del waiting[entry.number]
+            how = ending(event.died)
+            assert entry.job is not None
+            record_failure(entry.job, f"{how}\n\n{self._pool.log_of(event.unit)}")
+            self.outcomes[entry.number] = how
+            self._rank()
+
+    def _fail(self, entry: Entry, why: str) -> None:
+        assert entry.job is not None
+        record_failure(entry.job, why)
+        self.outcomes[entry.number] = why
+
+    # ---- halving
+
+    def _survivors(self, entries: Sequence[Entry], halt: float) -> list[Entry]:
+        standings = []
+        for entry in entries:
+            record = RunRecord.read(entry.directory)
+            value = ranking.value_at(record, halt)
+            assert entry.job is not None and value is not None and record.num_steps is not None
+            cell = json.dumps([[k, v] for k, v in sorted(entry.varies.items()) if k != "seed"])
+            last = halt * record.num_steps > (record.last_phase or 0)
+            standings.append(halving.Standing(entry.number, cell, entry.job.choices.get("freeze", ""), value, last))
+        assert self.settings.halving.factor is not None
+        out = halving.goes_on(standings, self.settings.halving.factor)
+        for entry in entries:
+            record = RunRecord.read(entry.directory)
+            if entry.number in out and record.status != "complete":
+                why = f"{out[entry.number]}, at {halt:.0%} of its steps"
+                write_record(entry.directory, record.changed(status="stopped", stopped=why))
+        self.screen.line(f"halving at {halt:.0%} of the steps: {len(entries) - len(out)} of {len(entries)} jobs go on")
+        return [e for e in entries if e.number not in out]
+
+    # ---- what is told
+
+    def _write_jobs(self) -> None:
+        """sweep.json: these jobs, and those of earlier lines with the same directory."""
+        path = self.directory / ranking.SWEEP
+        jobs = [{**e.told(), "numerics": self._planner.numerics.get(e.number, {})} for e in self.entries.values()]
+        jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": "soup"} for name in self._soups]
+        names = {j["directory"] for j in jobs}
+        jobs += [j for j in self._told_before() if j["directory"] not in names]
+        keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
+        for job in jobs:  # one of another line may not have varied what this one does
+            job["varies"] = {k: job["varies"].get(k, job["fixed"].get(k, "")) for k in keys}
+        write_json(path, {"command": shlex.join(["hydratune", *self.arguments]), "keys": keys, "jobs": jobs})
+
+    def _told_before(self) -> list[dict[str, Any]]:
+        path = self.directory / ranking.SWEEP
+        return json.loads(path.read_text())["jobs"] if path.is_file() else []
+
+    def _rank(self, everything: bool = False) -> None:
+        """The tables, after each job but not more than about once in a second."""
+        if everything or time.monotonic() > self._written + 1.0:
+            ranking.write_tables(self.directory, ranking.read(self.directory))
+            self._written = time.monotonic()
+
+    def _show_plan(self, todo: Sequence[Entry], entries: Sequence[Entry]) -> None:
+        left = [e for e in todo if self._done(e, None) is None]
+        units, places, costs = self._planner.units(left) if left else ([], Places.of(self.settings.jobs), {})
+        tables.show_plan(self.screen, entries, units, places, costs)
+
+    def _leave_nothing(self) -> None:
+        """A dry run writes nothing: what it and Hydra's sweeper made is taken away."""
+        if not self._before:
+            shutil.rmtree(self.directory, ignore_errors=True)
