@@ -44,6 +44,7 @@ from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.autotune import cost_meter
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
+from hydratune.engine.stretch import Streams
 from hydratune.engine.trial import TrainingPlan, Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze

@@ -23,6 +23,7 @@ from rich.table import Table
 from hydratune.core.types import ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.image_stream import ImageStream, MemorySplit
+from hydratune.data.stream import Batches, Placement
 from hydratune.distributed.runtime import Runtime, cpu_name
 
 COUNT, BATCH = 10_000, 128

@@ -31,6 +31,7 @@ from hydratune.core.types import Batch, FreezeStrategy, ImageSpec
 from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
+from hydratune.engine.stretch import Streams
 from hydratune.engine.trial import TrainingPlan, Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network, build_network

@@ -31,6 +31,7 @@ from rich.table import Table
 from torch import nn
 
 from hydratune.core.types import Batch
+from hydratune.data.stream import Batches, Placement
 from hydratune.data.text.corpus import TextCorpus
 from hydratune.data.text.labelled_text import TextTable
 from hydratune.data.text.text_dataset import TextDataset
@@ -39,7 +40,8 @@ from hydratune.data.text.tokenizer import TokenizerRecipe
 from hydratune.distributed.runtime import Precision, Runtime, cpu_name
 from hydratune.engine.loop import train
 from hydratune.engine.settings import Cadence, Settings
-from hydratune.engine.trial import Trial
+from hydratune.engine.stretch import Streams
+from hydratune.engine.trial import TrainingPlan, Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import build_network
 from hydratune.models.text.huggingface import huggingface
@@ -106,10 +108,10 @@ def ours(data: TextDataset, stream: TextStream, steps: int) -> Timed:
         nonlocal started, count
         count += 1
         with Run(Path(home.name) / str(count)) as record:
-            trial = Clock(
-                network, NoFreeze().phases(network.groups, steps), data.task, data.spec(), AdamW(LR), Constant(),
-                Settings(clip=1.0), Runtime(precision="fp32", chosen=Precision(dtype)), record, seed=0,
-            )  # fmt: skip
+            phases = NoFreeze().phases(network.groups, steps)
+            plan = TrainingPlan(phases, AdamW(LR), Constant(), Settings(clip=1.0), seed=0)
+            runtime = Runtime(precision="fp32", chosen=Precision(dtype))
+            trial = Clock(network, plan, data.task, data.spec(), runtime, record)
             started = time.perf_counter()
             train([trial], Streams(stream, val, {}), Cadence(10**9, 10**9, 10**9), Silent())  # type: ignore[arg-type]
         return seconds
