@@ -64,8 +64,8 @@ def test_each_is_what_it_is_alone(tmp_path: Path, ema: float | None, augment: Au
         alone = trial(tmp_path, network(dropout=0.2), strategy, name=f"alone-{name}", ema=ema, clip=1.0)
         together({name: alone}, data)
         assert same(weights(alone.network), weights(beside[name].network)), name
-        assert same(alone.ema, beside[name].ema) and alone.history == beside[name].history, name
-        assert len(alone.history) == 3
+        assert same(alone.ema, beside[name].ema) and alone.state.history == beside[name].state.history, name
+        assert len(alone.state.history) == 3
         seen, wanted = (scalars(tmp_path / f"{where}-{name}") for where in ("beside", "alone"))
         timed = ("time/", "speed/", "memory/")
         assert {k: v for k, v in seen.items() if not k.startswith(timed)} == {
@@ -158,7 +158,7 @@ def test_stacked_heads_are_each_what_it_is_alone(tmp_path: Path, recipe: Any, dt
         alone = trial(tmp_path, network(), HeadOnly(), recipe=at(rates[name]), name=f"alone-{name}", **options)
         together({name: alone})
         assert same(weights(alone.network), weights(nets[name])) and same(alone.ema, beside[name].ema)
-        assert alone.history == beside[name].history
+        assert alone.state.history == beside[name].state.history
 
 
 def test_other_rates_are_no_twins(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_halting_and_going_on_is_the_same_run(tmp_path: Path) -> None:
     nets = forks(STRATEGIES, network(dropout=0.2), 12)
     first = {n: trial(tmp_path, nets[n], s, name=n) for n, s in STRATEGIES.items()}
     together(first, until=dict.fromkeys(first.values(), 4))
-    assert all(len(t.history) == 1 for t in first.values())
+    assert all(len(t.state.history) == 1 for t in first.values())
     nets = forks(STRATEGIES, network(dropout=0.2), 12)
     again = {n: trial(tmp_path, nets[n], s, name=n) for n, s in STRATEGIES.items()}
     for name, t in again.items():
@@ -209,7 +209,7 @@ def test_halting_and_going_on_is_the_same_run(tmp_path: Path) -> None:
         alone = trial(tmp_path, network(dropout=0.2), strategy, name=f"alone-{name}")
         together({name: alone})
         assert same(weights(alone.network), weights(again[name].network)), name
-        assert alone.history == again[name].history and alone.best == again[name].best
+        assert alone.state.history == again[name].state.history and alone.state.best == again[name].state.best
 
 
 def test_different_lengths_and_stopping_early(tmp_path: Path) -> None:
@@ -239,6 +239,6 @@ def test_the_line_of_several_says_that_its_metric_is_the_best_of_them(tmp_path: 
     base = network()
     several = [trial(tmp_path, base.fork(0), recipe=SGD(rate), name=f"{rate}") for rate in (1e-9, 0.05)]
     train(several, Streams(stream(), stream(), {}), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
-    assert shown[-1]["best val accuracy"] == f"{max(t.last['accuracy'] for t in several):.4f}"
+    assert shown[-1]["best val accuracy"] == f"{max(t.state.last['accuracy'] for t in several):.4f}"
     train([trial(tmp_path, network(), name="alone")], Streams(stream(), stream(), {}), Cadence(4, 4, 4), Line(), 0)  # type: ignore[arg-type]
     assert shown[-1].keys() >= {"val accuracy", "loss"}

@@ -142,7 +142,8 @@ def test_nested_targets_in_lists_are_refused_before_import(tmp_path: Path) -> No
 
 
 def test_trust_is_read_from_the_command_line_only(tmp_path: Path) -> None:
-    from hydratune.cli.arguments import prepare, trusted
+    from hydratune.cli.arguments import prepare
+    from hydratune.config.trust import trusted
 
     assert trusted(["trust=[a,b]", "seed=1"]) == ["a", "b"]
     assert trusted(["seed=1"]) == []
@@ -171,13 +172,14 @@ def test_a_foreign_run_directory_brings_no_code_along(tmp_path: Path) -> None:
 def test_pretraining_stage_and_pretrain_node_agree(tmp_path: Path) -> None:
     """`hydratune stage=pretrain` leaves what `init_from=auto` looks for."""
     from hydratune.config.fingerprint import content, fingerprint
+    from hydratune.experiment.components import strategy_of
 
-    stage = dict(make_job(["stage=pretrain"], tmp_path).config)
-    node = dict(make_job(["stage=finetune"], tmp_path).config)
-    freeze = {"_target_": "hydratune.freeze.NoFreeze", "norm": "frozen"}
-    runtime = {**node["runtime"], **node["pretrain"]["runtime"]}
-    node = {**node, **node["pretrain"], "runtime": runtime, "freeze": freeze}
-    assert fingerprint(content(stage, None, "", "auto")) == fingerprint(content(node, None, "", "auto"))
+    stage = make_job(["stage=pretrain"], tmp_path)
+    node = make_job(["stage=finetune"], tmp_path).config.pretraining()
+    strategy = strategy_of(stage)
+    assert fingerprint(content(stage.config, strategy, None, "", "auto")) == fingerprint(
+        content(node, node.freeze, None, "", "auto")
+    )
 
 
 def test_fingerprint_ignores_places_and_sees_weights(tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_fingerprint_ignores_places_and_sees_weights(tmp_path: Path) -> None:
         ["stage=pretrain", "dataset=cifar10", "dataset.root=/elsewhere", "runtime.threads=1"], tmp_path
     ).config
     other = make_job(["stage=pretrain", "dataset=cifar10", "optimizer.lr=0.02"], tmp_path).config
-    made = [content(c, None, "", "auto") for c in (base, same, other)]
+    made = [content(c, c.freeze, None, "", "auto") for c in (base, same, other)]
     assert fingerprint(made[0]) == fingerprint(made[1]) != fingerprint(made[2])
     assert differences(made[0], made[2]) == ["optimizer.lr: 0.01 -> 0.02"]
 
@@ -207,14 +209,15 @@ def test_experiments_yield_to_other_groups(experiment: str, other: str, tmp_path
 
 def test_fine_tunings_own_engine_settings_do_not_pretrain_again(tmp_path: Path) -> None:
     plain, clipped = (make_job(["stage=finetune", *o], tmp_path).config for o in ([], ["engine.clip=1.0"]))
-    assert plain["pretrain"] == clipped["pretrain"] and clipped["engine"]["clip"] == 1.0
+    assert plain.pretrain == clipped.pretrain and clipped.engine["clip"] == 1.0
 
 
 def test_a_users_own_root_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     from hydratune.config.fingerprint import content
 
-    config = dict(make_job(["stage=pretrain"], tmp_path).config)
-    made = [content({**config, "dataset": {"_target_": "mine.Data", "root": r}}, None, "", "auto") for r in "ab"]
+    job = make_job(["stage=pretrain"], tmp_path)
+    mine = [job.with_config(dataset={"_target_": "mine.Data", "root": root}).config for root in "ab"]
+    made = [content(config, config.freeze, None, "", "auto") for config in mine]
     assert made[0] != made[1]
 
 

@@ -185,7 +185,7 @@ def test_jitter_matches_torchvision() -> None:
 
     images = torch.rand(3, 3, 8, 8)
     draws = torch.tensor([[0.1, 0.9, 0.3]]).repeat(3, 1)
-    from hydratune.data.images.augment import _jitter
+    from hydratune.data.images.colour import jitter as _jitter
 
     b, c, s = (1 + 0.4 * (2 * v - 1) for v in (0.1, 0.9, 0.3))
     expected = V.adjust_saturation(V.adjust_contrast(V.adjust_brightness(images, b), c), s)

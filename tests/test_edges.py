@@ -34,7 +34,9 @@ def test_a_probe_at_rest_ends_no_fine_tuning(tmp_path: Path) -> None:
     """Patience counts in the last phase; the probe's evaluations before it are forgotten."""
     t = trial(tmp_path, network(), LpFt(0.5), steps=40, recipe=SGD(1e-9), patience=2)
     go([t], every=4)
-    assert t.stopped and t.history[-1][0] == 28  # 20 steps of probe, then two evaluations without improvement
+    assert (
+        t.state.stopped and t.state.history[-1][0] == 28
+    )  # 20 steps of probe, then two evaluations without improvement
 
 
 class Own(nn.Module):

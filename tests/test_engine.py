@@ -78,7 +78,7 @@ def test_label_smoothing_and_soft_targets_are_torchs(tmp_path: Path) -> None:
     soft = F.one_hot(targets, 3).float() * 0.7 + 0.1
     for t in (targets, soft):
         loss = Classification(label_smoothing=0.1).loss(logits, Batch(logits, t, targets))
-        assert torch.allclose(loss.sum / loss.count, F.cross_entropy(logits, t, label_smoothing=0.1))
+        assert torch.allclose(loss.mean(), F.cross_entropy(logits, t, label_smoothing=0.1))
 
 
 # ---- freezing
@@ -268,17 +268,17 @@ def test_early_stopping(tmp_path: Path) -> None:
     net = network()
     t = trial(tmp_path, net, steps=40, recipe=SGD(1e-12), patience=2)
     go([t], every=4)
-    assert t.stopped == "no better accuracy in 2 evaluations" and t.best["step"] == 4
+    assert t.state.stopped == "no better accuracy in 2 evaluations" and t.state.best["step"] == 4
     assert checkpoint.steps(t.run.checkpoints) == [4, 12]  # the best and the last
 
 
 def test_an_early_stop_survives_the_checkpoint(tmp_path: Path) -> None:
     t = trial(tmp_path, network(), steps=40, recipe=SGD(1e-12), patience=1)
     go([t], every=4)
-    assert t.stopped
+    assert t.state.stopped
     again = trial(tmp_path, network(), steps=40, patience=1, name="again")
     again.restore(checkpoint.load(t.run.checkpoints / "step-00000008"))
-    assert again.stopped == t.stopped
+    assert again.state.stopped == t.state.stopped
     before = weights(again.network)
     go([again], first=8)
     assert same(before, weights(again.network))

@@ -10,9 +10,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from hydratune.data.images.trivial import BINS, GEOMETRIC, OPERATIONS, PIXELWISE, trivial_augment
+from hydratune.data.images.geometry import MOVES
+from hydratune.data.images.trivial import BINS, OPERATIONS, PIXELWISE, trivial_augment
 
-SIGNED = [*GEOMETRIC, "Brightness", "Color", "Contrast", "Sharpness"]
+SIGNED = [*MOVES, "Brightness", "Color", "Contrast", "Sharpness"]
 MAGNITUDES = [0, 1, 8, 15, 20, 24, 30]
 
 
@@ -73,7 +74,7 @@ def test_operations_and_ranges_are_torchvisions() -> None:
     space = v2.TrivialAugmentWide._AUGMENTATION_SPACE
     assert list(space) == list(OPERATIONS)
     assert [name for name, (_, signed) in space.items() if signed] == SIGNED
-    for name, largest in GEOMETRIC.items():
+    for name, largest in MOVES.items():
         want = float(space[name][0](BINS, 32, 32)[-1])
         assert largest == pytest.approx(math.radians(want) if name == "Rotate" else want)
 
@@ -87,7 +88,7 @@ def test_operation_matches_torchvision(name: str, channels: int) -> None:
             got = trivial_augment(images / 255, draws_for(name, magnitude, negative, len(images))) * 255
             off = (got - expected(images, name, magnitude, negative and name in SIGNED)).abs()
             where = f"{name} {magnitude} {'-' if negative else '+'}: {off.max():.3f} off"
-            if name in GEOMETRIC:  # nearest pixel: a tie may fall either way
+            if name in MOVES:  # nearest pixel: a tie may fall either way
                 assert (off <= 2).float().mean() >= 0.99, where
             elif name in ("Brightness", "Color", "Contrast", "Sharpness"):  # cut to whole numbers: 133.0 or 132.9999
                 assert off.max() <= 1.001, where

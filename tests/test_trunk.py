@@ -164,7 +164,7 @@ def go_cached(
 def test_cached_training_is_bit_for_bit_the_uncached(tmp_path: Path, strategy: Any, where: str) -> None:
     plain, t = go_cached(tmp_path, strategy, "plain", None, steps=15)
     kept, u = go_cached(tmp_path, strategy, "kept", store(tmp_path, where), steps=15)
-    assert same(weights(plain), weights(kept)) and t.last == u.last
+    assert same(weights(plain), weights(kept)) and t.state.last == u.state.last
 
 
 def test_averaged_weights_are_evaluated_as_without_a_cache(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_averaged_weights_are_evaluated_as_without_a_cache(tmp_path: Path) -> No
     more = {"steps": 15, "ema": 0.7}
     _, t = go_cached(tmp_path, Progressive([0.3, 0.6]), "plain", None, **more)
     _, u = go_cached(tmp_path, Progressive([0.3, 0.6]), "kept", store(tmp_path), **more)
-    assert t.last == u.last and t.best == u.best
+    assert t.state.last == u.state.last and t.state.best == u.state.best
 
 
 def test_fixed_views_train_the_same_from_a_cache(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_the_trunk_runs_once_and_never_again(tmp_path: Path) -> None:
     assert sum(rows) == 40
     list(trunk.batches(0, 20))
     again = cached(Trunk(net, [2], FP32, stream()), [2], kept, "data")
-    assert sum(rows) == 40 and torch.equal(trunk.cached[2].values, again.cached[2].values)
+    assert sum(rows) == 40 and torch.equal(trunk.cached[2].leaves[0], again.cached[2].leaves[0])
     cached(Trunk(net, [2], FP32, stream()), [2], kept, "other data")
     assert sum(rows) == 80
     with torch.no_grad():
@@ -269,7 +269,7 @@ SLOW, QUICK = PhaseCost(0.9, 0.9, 0.0, 10.0, 9.0), PhaseCost(0.1, 0.1, 0.0, 10.0
         ("auto", Augment(flip=True, views=2), SLOW, 50, 64, "memory"),
         ("auto", Augment(), QUICK, 50, 64, "no: reading would cost as much"),
         ("auto", Augment(), SLOW, 5, 64, "no: nothing is seen twice"),
-        ("auto", Augment(), SLOW, 50, None, "no: the trunk's output is not one tensor"),
+        ("auto", Augment(), SLOW, 50, None, "no: no table holds what the trunk gives"),
         ("auto", Augment(), SLOW, 50, 2**20, "disk, 41.9 MB"),
         ("auto", Augment(), SLOW, 50, 2**22, "no: 160 MB are more than"),
     ],

@@ -102,7 +102,7 @@ def test_begun_again_in_the_middle(tmp_path: Path, at: list[int], dropout: float
     broken = interrupted(tmp_path, at, build, data)
     assert same(weights(whole.network), weights(broken.network)) and same(whole.ema, broken.ema)
     planned = [seen for seen in broken.history if seen[0] in (5, 10, 12)]  # it was looked at where it was cut off, too
-    assert whole.history == planned
+    assert whole.state.history == planned
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_one_sample_trains_and_counts_once(tmp_path: Path) -> None:
     one = ImageStream(MemorySplit(pictures(1), torch.tensor([1])), SPEC, Batches(8, 5), Placement(CPU))
     t = trial(tmp_path, network(), steps=3)
     go([t], data=one, every=1)
-    assert len(t.history) == 3
+    assert len(t.state.history) == 3
     assert [len(b.ids) for b in one.eval_batches()] == [1]
 
 

@@ -160,7 +160,7 @@ def test_evaluation_goes_on_in_smaller_parts(tmp_path: Path) -> None:
     t, u = trial(tmp_path, net, name="small"), trial(tmp_path, plain, name="whole")
     go([t], every=4)
     go([u], every=4)
-    assert oom.failed and t.history == u.history and t.last == pytest.approx(u.last)
+    assert oom.failed and t.state.history == u.state.history and t.state.last == pytest.approx(u.state.last)
 
 
 @pytest.mark.scenario(18)

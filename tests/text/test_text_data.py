@@ -571,7 +571,7 @@ def test_a_model_s_directory_keeps_its_special_tokens(kind: str | None, tmp_path
 
 
 def test_weights_without_their_tokenizer_are_refused(tmp_path: Path) -> None:
-    from hydratune.experiment.prepare import dataset_of_job
+    from hydratune.experiment.job_group import dataset_of_job
     from tests.conftest import make_job
 
     (tmp_path / "mine").mkdir()

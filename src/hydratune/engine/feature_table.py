@@ -13,6 +13,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from hydratune.core.ragged import one_after_the_other, side_by_side, starts_of, width_of
 from hydratune.core.types import Features, Padded
 
+LEAF = tree_flatten(0)[1]  # of features that are one tensor
+
 
 @dataclass(frozen=True)
 class Table:

@@ -74,6 +74,18 @@ class Progress:
     skips: list[dict[str, Any]] = field(default_factory=list)  # steps not made, loss or gradient being not finite
     parts: int = 1  # micro-batches of a step
 
+    def note(
+        self, step: int, score: float, values: dict[str, float], beside: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """An evaluation after `step` updates. beside: what further evaluation sets gave."""
+        self.last, self.owed = values, False
+        self.history = [*self.history, [step, score]]
+        if not self.best or score > self.best["value"]:
+            self.best = {"step": step, "value": score, "metrics": values, "beside": beside}
+            self.since_best = 0
+        else:
+            self.since_best += 1
+
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 

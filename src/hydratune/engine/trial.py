@@ -227,21 +227,15 @@ class Trial:
         self, step: int, values: dict[str, float], beside: Mapping[str, Mapping[str, float]] | None = None
     ) -> None:
         """What validation gave after `step` updates; keeps count of the best. beside: what further sets gave."""
-        self.state.last, self.state.owed = values, False
+        state = self.state
+        state.note(step, values[self.task.monitor], values, beside or {})
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
-        score = values[self.task.monitor]
-        self.state.history = [*self.state.history, [step, score]]
-        if not self.state.best or score > self.state.best["value"]:
-            self.state.best = {"step": step, "value": score, "metrics": values, "beside": beside or {}}
-            self.state.since_best = 0
-        else:
-            self.state.since_best += 1
         patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
-        if patience is not None and last and self.state.since_best >= patience:
-            self.state.stopped = f"no better {self.task.monitor} in {self.state.since_best} evaluations"
-        self.run.update(step=step, history=self.state.history)
+        if patience is not None and last and state.since_best >= patience:
+            state.stopped = f"no better {self.task.monitor} in {state.since_best} evaluations"
+        self.run.update(step=step, history=state.history)
 
     def averaged_weights(self) -> Swapped:
         return Swapped(self._averaged, self.ema)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from hydratune.core.types import Batch, Features, Padded, Phase
 from hydratune.data.stream import Rows, Stream
 from hydratune.distributed import signals
 from hydratune.distributed.runtime import Runtime
-from hydratune.engine.feature_table import Table, as_rows, form_of
+from hydratune.engine.feature_table import LEAF, Table, as_rows, form_of
 from hydratune.engine.memory import in_parts
 from hydratune.engine.state import digest
 from hydratune.freeze.cost import PhaseCost
@@ -190,14 +191,17 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
             weights, names, data, stream.seed if stream.random else 0, stream.views, runtime.describe(),
             torch.__version__,
         )  # fmt: skip
-        form, lengths = _form(trunk, cut), _row_lengths(trunk, cut)
-        keys = [key, *(f"{key}-{i}" for i in range(1, form.num_leaves))]
-        found = [store.find(k) for k in keys]
-        leaves = [t for t in found if t is not None]
-        if len(leaves) < len(keys):
+        lengths = _row_lengths(trunk, cut)
+        leaves = _found(store, key)
+        form = _form(trunk, cut) if len(leaves) > 1 else LEAF
+        if not leaves or form.num_leaves > len(leaves):
+            computed = _computed(trunk, cut)
+            first = next(computed)
+            form = form_of(first)
             rows = len(stream.split) * (stream.views or 0) if lengths is None else int(lengths.sum())
+            keys = [_leaf_key(key, i) for i in range(form.num_leaves)]
             try:
-                leaves = store.keep_all(keys, rows, map(as_rows, _computed(trunk, cut)))
+                leaves = store.keep_all(keys, rows, map(as_rows, chain([first], computed)))
             except OSError as error:
                 print(f"warning: the trunk's outputs cannot be kept ({error}); they are computed for every batch")
                 continue
@@ -206,6 +210,18 @@ def cached(trunk: Trunk, cuts: Iterable[int], store: FeatureStore, data: str) ->
             lengths = None if lengths is None else lengths.to(runtime.torch_device)
         kept[cut] = Table(leaves, form, lengths)
     return replace(trunk, cached=kept)
+
+
+def _leaf_key(key: str, number: int) -> str:
+    return f"{key}-{number}" if number else key
+
+
+def _found(store: FeatureStore, key: str) -> list[Tensor]:
+    """The tables that are kept of one trunk's outputs."""
+    leaves: list[Tensor] = []
+    while (leaf := store.find(_leaf_key(key, len(leaves)))) is not None:
+        leaves.append(leaf)
+    return leaves
 
 
 def _form(trunk: Trunk, cut: int) -> TreeSpec:

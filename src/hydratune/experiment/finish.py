@@ -14,7 +14,7 @@ from hydratune.engine.evaluate import evaluate, evaluate_tails
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches, Trunk, cached
 from hydratune.experiment import report
-from hydratune.experiment.prepare import JobGroup
+from hydratune.experiment.job_group import JobGroup
 from hydratune.freeze import lora
 from hydratune.models.network import Network
 from hydratune.record import checkpoint

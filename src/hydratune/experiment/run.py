@@ -22,15 +22,8 @@ from hydratune.engine.trunk import Caches
 from hydratune.experiment import report
 from hydratune.experiment.finish import Result, complete, finish, paused
 from hydratune.experiment.init_from import Origin, find_origin
-from hydratune.experiment.prepare import (
-    JobGroup,
-    Meters,
-    PreparedJob,
-    gather,
-    init_rules,
-    load_origin,
-    measured,
-)
+from hydratune.experiment.job_group import JobGroup, Meters, gather, measured
+from hydratune.experiment.prepare import PreparedJob, init_rules, load_origin
 from hydratune.models.network import Network
 from hydratune.record.run import Run
 from hydratune.record.screen import Screen

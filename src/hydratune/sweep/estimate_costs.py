@@ -8,7 +8,8 @@ from typing import Any
 
 from hydratune.config.job import Job
 from hydratune.core.types import Phase
-from hydratune.experiment.prepare import Meters, PreparedJob, gather, meter
+from hydratune.experiment.job_group import Meters, gather, meter
+from hydratune.experiment.prepare import PreparedJob
 from hydratune.freeze.cost import PhaseCost
 
 

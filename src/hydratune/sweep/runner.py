@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydratune.experiment.init_from import config_hash
+from hydratune.experiment.config_hash import config_hash
 from hydratune.record.run import claim, wait_for_release, write_json, write_record
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep import halving, ranking, tables

@@ -12,8 +12,8 @@ from hydratune.config.job import Job
 from hydratune.distributed.runtime import Numerics
 from hydratune.engine.evaluate import evaluate
 from hydratune.experiment import report
-from hydratune.experiment.init_from import best_checkpoint
-from hydratune.experiment.prepare import in_common
+from hydratune.experiment.job_group import in_common
+from hydratune.experiment.locate import best_checkpoint
 from hydratune.freeze.lora import merged
 from hydratune.record import checkpoint
 from hydratune.record.run import write_record

@@ -89,7 +89,7 @@ def _pretrain(job: Job, connection: Connection) -> None:
 
 
 def _check(job: Job, connection: Connection) -> None:
-    from hydratune.experiment.prepare import check_data
+    from hydratune.experiment.job_group import check_data
 
     try:
         check_data(job)

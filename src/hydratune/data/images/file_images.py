@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,52 +39,42 @@ class Found:
     summary: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """How files become pixels, see ImageFolder. Raises ValueError for what cannot be meant."""
+class DividedImages(ImageDataset):
+    """Base of the sets of which a part may be missing: it is divided off train then."""
 
-    size: int
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    white: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= LARGEST:
-            room = f"; one image of {self.size} would take {3 * self.size**2 / 1e9:,.1f} GB" if self.size > 0 else ""
-            raise ValueError(f"dataset.size={self.size}: from 1 to {LARGEST} pixels{room}")
-        check_statistics(self.mean, self.std, 3)
-        if self.white is not None and not 0 < self.white < math.inf:
-            raise ValueError(f"dataset.white={self.white}: a number above 0, or null for what the files say")
-
-
-@dataclass(frozen=True)
-class Shares:
-    """What is divided off train where there is no such part; test: 0 for none."""
-
-    val_share: float
-    test_share: float
-    split_seed: int
-
-    def __post_init__(self) -> None:
-        check_share("val_share", self.val_share)
-        if self.test_share != 0:
-            check_share("test_share", self.test_share)
+    def __init__(
+        self, task: Task, augment: Augment, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
+        duplicates: str = "tell",
+    ) -> None:  # fmt: skip
+        """test_share: 0 for no test split. duplicates: of images that are there twice, tell or refuse."""
+        super().__init__(task, augment)
+        check_share("val_share", val_share)
+        if test_share != 0:
+            check_share("test_share", test_share)
+        check_option(duplicates)
+        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
+        self.duplicates = duplicates
 
 
-class FileImages(ImageDataset):
+class FileImages(DividedImages):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
     def __init__(
-        self, task: Task, augment: Augment, pixels: Pixels, shares: Shares, memory_mb: int, workers: int,
-        skip_broken: int, duplicates: str,
+        self, task: Task, augment: Augment, size: int = 224, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, memory_mb: int = 2048, workers: int = 4, **division: Any,
     ) -> None:  # fmt: skip
-        super().__init__(task, augment)
-        for key, value in (("memory_mb", memory_mb), ("workers", workers), ("skip_broken", skip_broken)):
+        """size: pixels of the square that images are cut to; mean, std: per channel, null measures them on train."""
+        super().__init__(task, augment, **division)
+        if not 1 <= size <= LARGEST:
+            room = f"; one image of {size} would take {3 * size**2 / 1e9:,.1f} GB" if size > 0 else ""
+            raise ValueError(f"dataset.size={size}: from 1 to {LARGEST} pixels{room}")
+        check_statistics(mean, std, 3)
+        for key, value in (("memory_mb", memory_mb), ("workers", workers)):
             if value < 0:
                 raise ValueError(f"dataset.{key}={value}: at least 0")
-        check_option(duplicates)
-        self.pixels, self.shares, self.duplicates = pixels, shares, duplicates
-        self.memory_mb, self.workers, self.skip_broken = memory_mb, workers, skip_broken
+        self.size, self.mean, self.std, self.memory_mb, self.workers = size, mean, std, memory_mb, workers
+        self.white: float | None = None  # the value that is white in images of more than 8 bits; None: what a file says
+        self.skip_broken = 0  # how many files that are no whole images may be left out, each named
         self._decoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
@@ -140,12 +130,12 @@ class FileImages(ImageDataset):
         parts = self._indexed.parts
         if self.skip_broken:
             parts = self._whole(parts)
-        return completed(parts, self.shares.val_share, self.shares.test_share, self._divided)
+        return completed(parts, self.val_share, self.test_share, self._divided)
 
     def _part(self, name: str) -> Files:
         if name not in self._files:
             raise ValueError(
-                f"dataset.test_share={self.shares.test_share}: there is no test part, and none is divided off train; "
+                f"dataset.test_share={self.test_share}: there is no test part, and none is divided off train; "
                 "test=false reads none, dataset.test_share=0.1 makes one"
             )
         paths, labels = self._files[name]
@@ -155,7 +145,7 @@ class FileImages(ImageDataset):
 
     def _divided(self, train: Files, share: float, name: str) -> tuple[Files, Files]:
         paths, labels = train
-        both = stratified_split(labels, share, self.shares.split_seed + (name == "test"))
+        both = stratified_split(labels, share, self.split_seed + (name == "test"))
         left, own = (([paths[i] for i in ids.tolist()], labels[ids]) for ids in both)
         return left, own
 
@@ -181,7 +171,7 @@ class FileImages(ImageDataset):
         from hydratune.data.images.decode import Unreadable, pixels
 
         try:
-            pixels(path, self.pixels.size, self.pixels.white)
+            pixels(path, self.size, self.white)
         except Unreadable as error:
             return str(error)
         return None
@@ -192,7 +182,7 @@ class FileImages(ImageDataset):
     @cached_property
     def _spec(self) -> ImageSpec:
         """Once: pixels may have to be measured for it."""
-        size, mean, std = self.pixels.size, self.pixels.mean, self.pixels.std
+        size, mean, std = self.size, self.mean, self.std
         if mean is None or std is None:
             measured = pixel_statistics(self._sample_of_train())
             mean, std = (measured[0] if mean is None else mean), (measured[1] if std is None else std)
@@ -205,11 +195,11 @@ class FileImages(ImageDataset):
         return split.read(torch.arange(0, len(split), max(len(split) // 1000, 1)))
 
     def _fits(self, name: str) -> bool:
-        return len(self._part(name)[0]) * 3 * self.pixels.size**2 <= self.memory_mb * 2**20
+        return len(self._part(name)[0]) * 3 * self.size**2 <= self.memory_mb * 2**20
 
     def _streamed(self, name: str) -> FileSplit:
         paths, labels = self._part(name)
-        return FileSplit(paths, labels, self.pixels.size, self.workers, self.pixels.white, self.whence(name))
+        return FileSplit(paths, labels, self.size, self.workers, self.white, self.whence(name))
 
     def whence(self, name: str) -> str:
         return "" if name in self._indexed.parts else "divided off train"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hydratune.core.paths import cache_home
+from hydratune.core.paths import cache_home, expanded
 from hydratune.core.task import Task
 from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.images.augment import Augment
-from hydratune.data.images.file_images import FileImages, Files, Found, Pixels, Shares
+from hydratune.data.images.file_images import FileImages, Files, Found
 from hydratune.data.images.layout import layout_of
 from hydratune.data.images.walk import listed
 from hydratune.data.parts import is_hidden
@@ -22,31 +23,18 @@ class ImageFolder(FileImages):
     """A folder per class, or folders called train, val (dev) and test of those, or an archive of such folders."""
 
     def __init__(
-        self,
-        task: Task,
-        augment: Augment,
-        root: str,
-        size: int = 224,
-        white: float | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
-        split_seed: int = 0,
-        duplicates: str = "tell",
-        memory_mb: int = 2048,
-        workers: int = 4,
-        skip_broken: int = 0,
+        self, task: Task, augment: Augment, root: str, white: float | None = None, skip_broken: int = 0, **options: Any
     ) -> None:
-        """size: pixels of the square that images are cut to; mean, std: per channel, null measures them on train.
+        """white: the value that is white in images of more than 8 bits, null: what the file says.
 
-        white: the value that is white in images of more than 8 bits, null: what the file says.
-        test_share: 0 for no test split. duplicates: of images that are there twice, tell or refuse.
         skip_broken: how many files that are no whole images may be left out, each named.
         """
-        pixels, shares = Pixels(size, mean, std, white), Shares(val_share, test_share, split_seed)
-        super().__init__(task, augment, pixels, shares, memory_mb, workers, skip_broken, duplicates)
-        self.root = Path(os.path.expanduser(root))
+        super().__init__(task, augment, **options)
+        if skip_broken < 0:
+            raise ValueError(f"dataset.skip_broken={skip_broken}: at least 0")
+        if white is not None and not 0 < white < math.inf:
+            raise ValueError(f"dataset.white={white}: a number above 0, or null for what the files say")
+        self.root, self.white, self.skip_broken = expanded(root), white, skip_broken
 
     def index(self) -> Found:
         root = _within(unpacked(self.root, cache_home() / "archives")) if is_archive(self.root) else self.root

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,21 @@ NEW_TEXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 SHIFTS = ("none", "input", "feature", "output")
 
 
-class Shapes(ImageDataset):
+class GeneratedImages(ImageDataset):
+    """Base of the sets that are made as they are asked for."""
+
+    def __init__(
+        self, task: Task, augment: Augment, train: int = 8000, val: int = 2000, test: int = 2000, split_seed: int = 0
+    ) -> None:
+        """train, val, test: images in each split."""
+        for key, value in (("train", train), ("val", val), ("test", test)):
+            if value < 1:
+                raise ValueError(f"dataset.{key}={value}: must be at least 1")
+        super().__init__(task, augment)
+        self.sizes, self.split_seed = {"train": train, "val": val, "test": test}, split_seed
+
+
+class Shapes(GeneratedImages):
     """`classes` is 10 (shapes) or 100 (shape x texture); images are [N, 3, 32, 32] uint8, classes balanced.
 
     shift: input adds noise and blur, feature draws other textures, output permutes the labels and merges them in
@@ -75,28 +90,17 @@ class Shapes(ImageDataset):
     """
 
     def __init__(
-        self,
-        task: Task,
-        augment: Augment,
-        classes: int = 10,
-        train: int = 8000,
-        val: int = 2000,
-        test: int = 2000,
-        noise: int = 24,
-        shift: str = "none",
-        split_seed: int = 0,
+        self, task: Task, augment: Augment, classes: int = 10, noise: int = 24, shift: str = "none", **sizes: Any
     ) -> None:
-        """train, val, test: images in each split; noise: largest deviation of a pixel, of 255."""
+        """noise: largest deviation of a pixel, of 255."""
         if classes not in (10, 100):
             raise ValueError(f"dataset.classes={classes}: 10 or 100")
         if shift not in SHIFTS:
             raise ValueError(f"dataset.shift={shift}: one of {', '.join(SHIFTS)}")
-        for key, value in (("train", train), ("val", val), ("test", test), ("noise", noise)):
-            if value < (key != "noise"):
-                raise ValueError(f"dataset.{key}={value}: must be at least {int(key != 'noise')}")
-        super().__init__(task, augment)
-        self.classes, self.sizes, self.noise = classes, {"train": train, "val": val, "test": test}, noise
-        self.shift, self.split_seed = shift, split_seed
+        if noise < 0:
+            raise ValueError(f"dataset.noise={noise}: must be at least 0")
+        super().__init__(task, augment, **sizes)
+        self.classes, self.noise, self.shift = classes, noise, shift
 
     def spec(self) -> ImageSpec:
         names = list(SHAPES)

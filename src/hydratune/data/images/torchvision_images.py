@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tarfile
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
@@ -15,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydratune.core.paths import expanded
 from hydratune.core.task import Task
 from hydratune.core.types import ImageSpec
 from hydratune.data.dataset import check_share, stratified_split
 from hydratune.data.hashes import hashes
 from hydratune.data.images.augment import Augment
-from hydratune.data.images.file_images import FileImages, Found, Pixels, Shares
+from hydratune.data.images.file_images import FileImages, Found
 from hydratune.data.images.image_dataset import ImageDataset, check_statistics, checked
 
 # name: (torchvision class, height and width, channels, number of classes, arguments of its train and test parts)
@@ -53,29 +53,30 @@ _FOLDERS = {
 _PARTS = ("train", "test")
 
 
-class TorchvisionImages(ImageDataset):
+class CarvedImages(ImageDataset):
+    """Base of the sets that have a test part, and none for validation."""
+
+    def __init__(self, task: Task, augment: Augment, val_share: float = 0.1, split_seed: int = 0) -> None:
+        """val_share: share of train that becomes validation."""
+        super().__init__(task, augment)
+        check_share("val_share", val_share)
+        self.val_share, self.split_seed = val_share, split_seed
+
+
+class TorchvisionImages(CarvedImages):
     """A small torchvision set, whole in memory; validation is carved out of train."""
 
     def __init__(
-        self,
-        task: Task,
-        augment: Augment,
-        name: str,
-        root: str,
-        mean: Sequence[float],
-        std: Sequence[float],
-        download: bool = True,
-        val_share: float = 0.1,
-        split_seed: int = 0,
-    ) -> None:
-        """root: where the files lie or are downloaded to; val_share: share of train that becomes validation."""
-        super().__init__(task, augment)
+        self, task: Task, augment: Augment, name: str, root: str, mean: Sequence[float], std: Sequence[float],
+        download: bool = True, **carving: Any,
+    ) -> None:  # fmt: skip
+        """root: where the files lie or are downloaded to."""
+        super().__init__(task, augment, **carving)
         if name not in _SOURCES:
             raise ValueError(f"dataset.name={name}: one of {', '.join(_SOURCES)}")
-        check_share("val_share", val_share)
         check_statistics(mean, std, _SOURCES[name][2])
-        self.name, self.root, self.mean, self.std = name, Path(os.path.expanduser(root)), tuple(mean), tuple(std)
-        self.download, self.val_share, self.split_seed = download, val_share, split_seed
+        self.name, self.root, self.mean, self.std = name, expanded(root), tuple(mean), tuple(std)
+        self.download = download
 
     def spec(self) -> ImageSpec:
         _, size, channels, _ = _SOURCES[self.name]
@@ -212,26 +213,12 @@ class TorchvisionFiles(FileImages):
     """Flowers102 and OxfordIIITPet: files on disk, read as a folder is."""
 
     def __init__(
-        self,
-        task: Task,
-        augment: Augment,
-        name: str,
-        root: str,
-        size: int = 224,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        download: bool = True,
-        val_share: float = 0.1,
-        split_seed: int = 0,
-        duplicates: str = "tell",
-        memory_mb: int = 2048,
-        workers: int = 4,
+        self, task: Task, augment: Augment, name: str, root: str, download: bool = True, **options: Any
     ) -> None:
-        pixels, shares = Pixels(size, mean, std), Shares(val_share, 0, split_seed)
-        super().__init__(task, augment, pixels, shares, memory_mb, workers, 0, duplicates)
+        super().__init__(task, augment, test_share=0, **options)
         if name not in ("flowers102", "oxford_pets"):
             raise ValueError(f"dataset.name={name}: flowers102 or oxford_pets")
-        self.name, self.root, self.download = name, Path(os.path.expanduser(root)), download
+        self.name, self.root, self.download = name, expanded(root), download
 
     def index(self) -> Found:
         if self.name == "flowers102":

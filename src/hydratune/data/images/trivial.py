@@ -7,14 +7,14 @@ the order in which a device sums; the geometric ones move pixels and leave their
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydratune.data.images.augment import grey
+from hydratune.data.images.colour import grey
+from hydratune.data.images.geometry import MOVES, move
 
 BINS = 31  # of the magnitude
 
@@ -24,17 +24,15 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
 
     draws: which operation, which magnitude bin, which sign (only the signed operations look at it).
     """
-    operation = (draws[:, 0] * len(OPERATIONS)).long()
-    strength = (draws[:, 1] * BINS).floor() / (BINS - 1)
-    strength = torch.where(draws[:, 2] < 0.5, -strength, strength)
+    operation, strength = _drawn(draws)
     # One sort and one count: a mask per operation would make the host wait for the device each time.
     counts = operation.bincount(minlength=len(OPERATIONS)).tolist()
     chosen = dict(zip(OPERATIONS, operation.argsort(stable=True).split(counts), strict=True))
 
     out = images.clone()
-    rows = torch.cat([chosen[name] for name in GEOMETRIC])
+    rows = torch.cat([chosen[name] for name in MOVES])
     if len(rows):
-        out[rows] = _move(images[rows], operation[rows], strength[rows])
+        out[rows] = move(images[rows], operation[rows], strength[rows], OPERATIONS)
     for name, change in PIXELWISE.items():
         rows = chosen[name]
         if len(rows):
@@ -43,25 +41,22 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
     return out
 
 
-def _move(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Shear, translation or rotation of images [R, C, H, W]; operation, strength (-1..1) [R]. Nearest pixel, 0 outside.
+def _drawn(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """(which operation [B], its strength in -1..1 [B])"""
+    operation = (draws[:, 0] * len(OPERATIONS)).long()
+    strength = (draws[:, 1] * BINS).floor() / (BINS - 1)
+    return operation, torch.where(draws[:, 2] < 0.5, -strength, strength)
 
-    Each output pixel reads from an affine function of its place (torchvision's inverse matrix). A sample has one
-    operation, the other four are 0, so that the five matrices add up. Shears keep the first row or column in place,
-    rotation the centre.
-    """
-    height, width = images.shape[2:]
-    shear_x, shear_y, shift_x, shift_y, turn = (
-        strength.where(operation == OPERATIONS.index(name), 0).view(-1, 1, 1) * largest
-        for name, largest in GEOMETRIC.items()
-    )
-    # Elementwise rather than F.affine_grid, whose matrix product loses whole pixels in TF32 or under autocast.
-    y = (torch.arange(height, device=images.device) - (height - 1) / 2).view(1, -1, 1)  # from the centre
-    x = (torch.arange(width, device=images.device) - (width - 1) / 2).view(1, 1, -1)
-    source_x = turn.cos() * x + (shear_x - turn.sin()) * y + (shear_x * height / 2 - shift_x.trunc())
-    source_y = (shear_y + turn.sin()) * x + turn.cos() * y + (shear_y * width / 2 - shift_y.trunc())
-    grid = torch.stack((source_x / (width / 2), source_y / (height / 2)), dim=3)
-    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+def trivial_moves(masks: Tensor, draws: Tensor, outside: int) -> Tensor:
+    """What moves an image moves its mask [B, 1, H, W] (float), with `outside` where the image shows nothing."""
+    operation, strength = _drawn(draws)
+    moves = torch.tensor([OPERATIONS.index(name) for name in MOVES], device=masks.device)
+    rows = torch.isin(operation, moves).nonzero().flatten()
+    if not len(rows):
+        return masks
+    moved = move(masks[rows] + 1, operation[rows], strength[rows], OPERATIONS)
+    return masks.index_copy(0, rows, torch.where(moved == 0, float(outside), moved - 1))
 
 
 def _blend(values: Tensor, other: Tensor | float, strength: Tensor) -> Tensor:
@@ -112,8 +107,6 @@ def _equalize(values: Tensor, strength: Tensor) -> Tensor:
     return equalize(values.to(torch.uint8))
 
 
-# The magnitude at strength 1: a tangent, a tangent, pixels, pixels, an angle.
-GEOMETRIC = {"ShearX": 0.99, "ShearY": 0.99, "TranslateX": 32.0, "TranslateY": 32.0, "Rotate": math.radians(135)}
 PIXELWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Brightness": _brightness,
     "Color": _color,
@@ -124,4 +117,4 @@ PIXELWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "AutoContrast": _autocontrast,
     "Equalize": _equalize,
 }
-OPERATIONS = ("Identity", *GEOMETRIC, *PIXELWISE)
+OPERATIONS = ("Identity", *MOVES, *PIXELWISE)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from hydratune.core.paths import cache_home, expanded
 from hydratune.core.seeding import derive_seed
 from hydratune.core.task import Task
-from hydratune.data.dataset import SPLITS, WeightsHome, completed
+from hydratune.data.dataset import SPLITS, check_share, completed
 from hydratune.data.duplicates import Sample
 from hydratune.data.text.text_dataset import TextDataset
 from hydratune.data.text.text_files import Parts, lines_of, parts_of, read_text, shown
@@ -38,6 +39,15 @@ class Corpus(TextDataset):
     """
 
     unit = "documents"
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, val_share: float = 0.05, test_share: float = 0.05,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(task, tokenizer, **options)
+        check_share("val_share", val_share)
+        check_share("test_share", test_share)
+        self.val_share, self.test_share = val_share, test_share
 
     @abstractmethod
     def documents(self) -> dict[str, list[str]]:
@@ -142,14 +152,13 @@ class TextCorpus(Corpus):
     """A text file, or a folder of them, perhaps with parts called train, val and test."""
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, path: str, documents: str = "file", max_length: int = 128,
-        bucket: int = 1, val_share: float = 0.05, test_share: float = 0.05, split_seed: int = 0,
-        duplicates: str = "tell", inherited: WeightsHome | None = None,
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, documents: str = "file", bucket: int = 1,
+        **options: Any,
     ) -> None:  # fmt: skip
         """documents: what is one of them, a whole `file` or a `line`."""
         if documents not in ("file", "line"):
             raise ValueError(f"dataset.documents={documents}: file or line")
-        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
+        super().__init__(task, tokenizer, bucket=bucket, **options)
         self.path, self.kind = expanded(path), documents
 
     def documents(self) -> dict[str, list[str]]:
@@ -175,10 +184,9 @@ class PythonDocumentation(Corpus):
     """The documentation of the language that comes with Python itself: about half a million characters of English."""
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 64, bucket: int = 1, val_share: float = 0.05,
-        test_share: float = 0.05, split_seed: int = 0, duplicates: str = "tell", inherited: WeightsHome | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 64, bucket: int = 1, **options: Any
+    ) -> None:
+        super().__init__(task, tokenizer, max_length=max_length, bucket=bucket, **options)
 
     def documents(self) -> dict[str, list[str]]:
         from pydoc_data.topics import topics

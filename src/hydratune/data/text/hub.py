@@ -9,8 +9,7 @@ from typing import Any
 
 from hydratune.core.secrets import hidden
 from hydratune.core.task import Task
-from hydratune.data.dataset import WeightsHome
-from hydratune.data.text.labelled import LabelledTexts, Text
+from hydratune.data.text.labelled import FromSource, LabelledTexts, Text
 from hydratune.data.text.labelled_text import columns_of, one_or_pair
 from hydratune.data.text.text_files import part_named
 from hydratune.data.text.text_stream import TextSplit
@@ -18,7 +17,7 @@ from hydratune.data.text.text_tables import cell, class_name
 from hydratune.data.text.tokenizer import TokenizerRecipe
 
 
-class HubTexts(LabelledTexts):
+class HubTexts(FromSource, LabelledTexts):
     """Texts with a label each: name=stanfordnlp/imdb, or a directory of tables. subset: a configuration of it, if any.
 
     text=[premise,hypothesis]: pairs. A test part without labels (-1), as of GLUE, is left alone, and one is carved out
@@ -27,13 +26,9 @@ class HubTexts(LabelledTexts):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, name: str, subset: str | None = None,
-        text: str | Sequence[str] = "text", label: str = "label", classes: Sequence[str | int] | None = None,
-        max_length: int = 128, bucket: int = 50, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
-        duplicates: str = "tell", inherited: WeightsHome | None = None,
+        text: str | Sequence[str] = "text", label: str = "label", **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(
-            task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited, duplicates
-        )
+        super().__init__(task, tokenizer, **options)
         self.name, self.subset, self.text, self.label = name, subset, text, label
         self._columns = columns_of(text, label)
 

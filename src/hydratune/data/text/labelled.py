@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hydratune.core.task import Task
-from hydratune.data.dataset import SPLITS, WeightsHome, completed, stratified_split
+from hydratune.data.dataset import SPLITS, check_share, completed, stratified_split
 from hydratune.data.duplicates import Sample
 from hydratune.data.text import labels
 from hydratune.data.text.text_dataset import TextDataset
@@ -25,13 +25,8 @@ LISTED = 12  # classes whose names are shown
 class Labelled(TextDataset):
     """Base of the sets with labels: a subclass says `rows()`, and what is text and what are labels in one."""
 
-    def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, classes: Sequence[str | int] | None,
-        val_share: float, test_share: float, split_seed: int, inherited: WeightsHome | None, duplicates: str = "tell",
-    ) -> None:  # fmt: skip
-        """classes: names in the order of their numbers; null: those of train in order."""
-        super().__init__(task, tokenizer, max_length, bucket, val_share, test_share, split_seed, inherited, duplicates)
-        self.classes = labels.given(classes)
+    classes: Sequence[str] | None = None  # in the order of their numbers, where they are given
+    val_share = test_share = 0.1  # of train, where the source has no such part
 
     @abstractmethod
     def rows(self) -> dict[str, list[Any]]:
@@ -131,6 +126,24 @@ class Labelled(TextDataset):
     def contents(self) -> Iterable[str]:
         rows = ((name, self.text_of(row), " ".join(self.labels_of(row))) for name in SPLITS for row in self.parts[name])
         return (word for row in rows for word in row)
+
+
+class FromSource(Labelled):
+    """Beside LabelledTexts or TaggedSentences: a set whose source may lack parts, and whose classes may be given."""
+
+    def __init__(
+        self, task: Task, tokenizer: TokenizerRecipe, *, classes: Sequence[str | int] | None = None,
+        val_share: float = 0.1, test_share: float = 0.1, **options: Any,
+    ) -> None:  # fmt: skip
+        """classes: names in the order of their numbers; null: those of train in order.
+
+        val_share, test_share: what is taken from train where the source has no such part.
+        """
+        super().__init__(task, tokenizer, **options)
+        check_share("val_share", val_share)
+        check_share("test_share", test_share)
+        self.classes = labels.given(classes)
+        self.val_share, self.test_share = val_share, test_share
 
 
 class LabelledTexts(Labelled):

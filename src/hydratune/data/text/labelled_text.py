@@ -10,8 +10,7 @@ from typing import Any
 
 from hydratune.core.paths import expanded
 from hydratune.core.task import Task
-from hydratune.data.dataset import WeightsHome
-from hydratune.data.text.labelled import LabelledTexts, TaggedSentences, Text
+from hydratune.data.text.labelled import FromSource, LabelledTexts, TaggedSentences, Text
 from hydratune.data.text.text_files import Parts, lines_of, parts_of, read_text, shown
 from hydratune.data.text.text_tables import TABLES, Column, Form, cell, class_name, table_rows
 from hydratune.data.text.tokenizer import TokenizerRecipe
@@ -33,7 +32,7 @@ def one_or_pair(texts: Sequence[str]) -> Text:
     return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
-class TextTable(LabelledTexts):
+class TextTable(FromSource, LabelledTexts):
     """CSV, TSV or JSON lines: a file, or a folder with train, val (or dev) and test.
 
     text, label: names of the columns, or their numbers from 0; text=[premise,hypothesis]: pairs of texts. header,
@@ -43,12 +42,9 @@ class TextTable(LabelledTexts):
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, path: str, text: str | int | Sequence[str | int] = "text",
         label: str | int = "label", header: bool = True, quote: str | None = "auto", delimiter: str | None = None,
-        classes: Sequence[str | int] | None = None, max_length: int = 128, bucket: int = 50, val_share: float = 0.1,
-        test_share: float = 0.1, split_seed: int = 0, duplicates: str = "tell", inherited: WeightsHome | None = None,
+        **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(
-            task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited, duplicates
-        )
+        super().__init__(task, tokenizer, **options)
         self.path, self.text, self.label = expanded(path), text, label
         self.header, self.quote, self.delimiter = header, quote, delimiter
         self._columns, self._form = columns_of(text, label), Form(header, quote, delimiter)
@@ -71,7 +67,7 @@ class TextTable(LabelledTexts):
             yield one_or_pair(own), class_name(label, last, where)
 
 
-class ColumnFiles(TaggedSentences):
+class ColumnFiles(FromSource, TaggedSentences):
     """Files as of CoNLL 2003: a word and its tags in a line, an empty line after each sentence.
 
     word, tag: numbers of the columns, from 0 or from the end (-1). Lines of -DOCSTART-, and CoNLL-U's comments, count
@@ -79,13 +75,9 @@ class ColumnFiles(TaggedSentences):
     """
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, path: str, word: int = 0, tag: int = -1,
-        classes: Sequence[str | int] | None = None, max_length: int = 128, bucket: int = 50, val_share: float = 0.1,
-        test_share: float = 0.1, split_seed: int = 0, duplicates: str = "tell", inherited: WeightsHome | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            task, tokenizer, max_length, bucket, classes, val_share, test_share, split_seed, inherited, duplicates
-        )
+        self, task: Task, tokenizer: TokenizerRecipe, path: str, word: int = 0, tag: int = -1, **options: Any
+    ) -> None:
+        super().__init__(task, tokenizer, **options)
         if word == tag:
             raise ValueError(f"dataset.tag={tag}: is what dataset.word is, too")
         self.path, self.word, self.tag = expanded(path), word, tag

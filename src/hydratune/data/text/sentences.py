@@ -13,7 +13,6 @@ import torch
 
 from hydratune.core.seeding import derive_seed
 from hydratune.core.task import Task
-from hydratune.data.dataset import WeightsHome
 from hydratune.data.text.labelled import LabelledTexts, TaggedSentences
 from hydratune.data.text.tokenizer import TokenizerRecipe
 
@@ -71,11 +70,10 @@ class GeneratedSentiment(LabelledTexts):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, train: int = 4000, val: int = 1000, test: int = 1000,
-        max_length: int = 48, bucket: int = 50, split_seed: int = 0, duplicates: str = "tell",
-        inherited: WeightsHome | None = None,
+        max_length: int = 48, **options: Any,
     ) -> None:  # fmt: skip
         """train, val, test: sentences"""
-        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited, duplicates)
+        super().__init__(task, tokenizer, max_length, **options)
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:
@@ -101,11 +99,10 @@ class GeneratedEntities(TaggedSentences):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, train: int = 3000, val: int = 600, test: int = 600,
-        max_length: int = 48, bucket: int = 50, split_seed: int = 0, duplicates: str = "tell",
-        inherited: WeightsHome | None = None,
+        max_length: int = 48, **options: Any,
     ) -> None:  # fmt: skip
         """train, val, test: sentences"""
-        super().__init__(task, tokenizer, max_length, bucket, None, 0.1, 0.1, split_seed, inherited, duplicates)
+        super().__init__(task, tokenizer, max_length, **options)
         self.sizes = _checked(train=train, val=val, test=test)
 
     def rows(self) -> dict[str, list[Any]]:

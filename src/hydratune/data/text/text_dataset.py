@@ -15,7 +15,7 @@ from hydratune.core.markdown import markdown_table
 from hydratune.core.ragged import starts_of
 from hydratune.core.task import Task
 from hydratune.core.types import Backbone, Batch, Padded, Summary, TextSpec
-from hydratune.data.dataset import SPLITS, Dataset, WeightsHome, check_share
+from hydratune.data.dataset import SPLITS, Dataset, WeightsHome
 from hydratune.data.duplicates import Sample, check_option, duplicates
 from hydratune.data.stream import Batches, Placement
 from hydratune.data.text.text_files import digest_of, shown
@@ -38,10 +38,10 @@ class TextDataset(Dataset):
     unit = "texts"  # what its samples are called
 
     def __init__(
-        self, task: Task, tokenizer: TokenizerRecipe, max_length: int, bucket: int, val_share: float, test_share: float,
-        split_seed: int, inherited: WeightsHome | None, duplicates: str = "tell",
+        self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 128, bucket: int = 50, split_seed: int = 0,
+        duplicates: str = "tell", inherited: WeightsHome | None = None,
     ) -> None:  # fmt: skip
-        """val_share, test_share: what is taken from train where the source has no such part.
+        """split_seed: of what is divided off train, or generated.
 
         inherited: where the weights of init_from lie, whose tokenizer this is then.
         """
@@ -50,10 +50,8 @@ class TextDataset(Dataset):
             raise ValueError(f"dataset.max_length={max_length}: from 4 to {LONGEST} tokens")
         if not 1 <= bucket <= LONGEST:
             raise ValueError(f"dataset.bucket={bucket}: from 1, which is a plain shuffle, to {LONGEST} batches' worth")
-        check_share("val_share", val_share)
-        check_share("test_share", test_share)
         check_option(duplicates)
-        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
+        self.split_seed = split_seed
         self.recipe, self.max_length, self.bucket, self.inherited = tokenizer, max_length, bucket, inherited
         self.duplicates = duplicates
         self._splits: dict[str, TextSplit] = {}  # as far as they have been asked for: texts are tokenized once

@@ -1,0 +1,70 @@
+"""Geometry: one map of places per sample, the same for an image and for what lies on it.
+
+Images are read between pixels (bilinear), masks at the nearest one. All of it works on a batch at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# TrivialAugmentWide's moves, and their magnitude at strength 1: a tangent, a tangent, pixels, pixels, an angle
+MOVES = {"ShearX": 0.99, "ShearY": 0.99, "TranslateX": 32.0, "TranslateY": 32.0, "Rotate": math.radians(135)}
+
+
+def cropped(padded: Tensor, rows: Tensor | None, draws: Tensor, padding: int) -> Tensor:
+    """A window of each of padded [N, C, H+2p, W+2p], of the rows [B] or of all; draws [B, 2] -> [B, C, H, W]."""
+    height, width = padded.shape[2] - 2 * padding, padded.shape[3] - 2 * padding
+    if rows is None:
+        rows = torch.arange(len(padded), device=padded.device)
+    # Every crop is a strided window of the padded tensor: one gather, no loop over samples.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    y, x = (draws * (2 * padding + 1)).long().unbind(1)
+    return windows[rows, :, y, x]
+
+
+def mirrored(images: Tensor, draws: Tensor) -> Tensor:
+    """Half of them; draws [B]. `images` must be a copy of this batch alone."""
+    flipped = draws < 0.5
+    if images.is_cpu:  # half the copying; on a GPU it would make the host wait for the count
+        ids = flipped.nonzero().flatten()
+        return images.index_copy_(0, ids, images[ids].flip(3))
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def resized_crop(images: Tensor, draws: Tensor, share: tuple[float, ...], mode: str = "bilinear") -> Tensor:
+    """A part of each image [B, C, H, W], as large as the whole. mode: nearest for masks."""
+    area, ratio, y, x = draws.unbind(1)
+    area = share[0] + (share[1] - share[0]) * area
+    ratio = torch.exp((2 * ratio - 1) * 0.2877)  # log 4/3
+    w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)  # of the image's sides
+    theta = images.new_zeros(len(images), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = w, h
+    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode, padding_mode="reflection", align_corners=False)
+
+
+def move(images: Tensor, operation: Tensor, strength: Tensor, names: Sequence[str]) -> Tensor:
+    """Shear, translation or rotation of images [R, C, H, W]; operation (of `names`), strength (-1..1) [R]. Nearest
+    pixel, 0 outside.
+
+    Each output pixel reads from an affine function of its place (torchvision's inverse matrix). A sample has one
+    operation, the other four are 0, so that the five matrices add up. Shears keep the first row or column in place,
+    rotation the centre.
+    """
+    height, width = images.shape[2:]
+    shear_x, shear_y, shift_x, shift_y, turn = (
+        strength.where(operation == names.index(name), 0).view(-1, 1, 1) * largest for name, largest in MOVES.items()
+    )
+    # Elementwise rather than F.affine_grid, whose matrix product loses whole pixels in TF32 or under autocast.
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2).view(1, -1, 1)  # from the centre
+    x = (torch.arange(width, device=images.device) - (width - 1) / 2).view(1, 1, -1)
+    source_x = turn.cos() * x + (shear_x - turn.sin()) * y + (shear_x * height / 2 - shift_x.trunc())
+    source_y = (shear_y + turn.sin()) * x + turn.cos() * y + (shear_y * width / 2 - shift_y.trunc())
+    grid = torch.stack((source_x / (width / 2), source_y / (height / 2)), dim=3)
+    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
