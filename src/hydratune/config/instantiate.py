@@ -17,7 +17,10 @@ from hydratune.config.public import PUBLIC
 from hydratune.config.schema import TARGET
 
 # Known from the data or the origin only: handed to the constructors that ask for them, and what they are
-SUPPLIED = {"input_shape": "images", "text_spec": "text", "question": "text", "inherited": "a tokenizer"}
+SUPPLIED = {
+    "input_shape": "images", "text_spec": "text", "question": "text", "inherited": "a tokenizer",
+    "dense": "a task that says whether it is dense",
+}  # fmt: skip
 
 
 def check(node: Any, where: str, trust: Sequence[str]) -> None:

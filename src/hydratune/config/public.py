@@ -18,6 +18,8 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "images.image_dataset": ("ImageDataset",),
         "images.folder": ("ImageFolder",),
         "images.shapes": ("Shapes",),
+        "images.table": ("ImageTable",),
+        "images.masks": ("ImageMasks",),
         "images.torchvision_images": ("TorchvisionImages", "TorchvisionFiles"),
         "text.text_dataset": ("TextDataset",),
         "text.labelled": ("LabelledTexts", "TaggedSentences"),
@@ -31,6 +33,9 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "classification": ("Classification",),
         "text": ("SequenceClassification", "TokenClassification"),
         "language": ("MaskedLanguage", "CausalLanguage"),
+        "regression": ("Regression",),
+        "multilabel": ("MultiLabel",),
+        "segmentation": ("Segmentation",),
     },
     "models": {
         "vision.simple_cnn": ("simple_cnn", "mlp"),

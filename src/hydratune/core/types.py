@@ -42,6 +42,15 @@ class Padded(NamedTuple):
     asked: Tensor  # [B, M] int64 positions that the head answers for, any order; [B, 0]: all
 
 
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """Numbers that are predicted. Batches hold them standardised: (number - mean) / std, of train."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class Spec(Protocol):
     """What every kind of data tells of itself. No names where nothing is classified."""
 
@@ -50,6 +59,9 @@ class Spec(Protocol):
 
     @property
     def num_classes(self) -> int: ...
+
+    @property
+    def targets(self) -> TargetSpec | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class TextSpec:
     class_names: tuple[str, ...] = ()
     token_bytes: tuple[int, ...] = ()  # [V] of UTF-8 that each token stands for; empty where that is not exact
     pairs: bool = False  # whether a sample is two texts
+    targets: TargetSpec | None = None  # numbers that are predicted
 
     @property
     def num_classes(self) -> int:
@@ -76,6 +89,7 @@ class ImageSpec:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
+    targets: TargetSpec | None = None  # numbers that are predicted
 
     @property
     def num_classes(self) -> int:
@@ -114,7 +128,6 @@ class Backbone:
     head_name: str = "head"  # prefix of the head's parameters in the source model
     head: nn.Module | None = None  # the source's own for the task's question; null: the task builds one
     in_channels: int | None = 3  # None: any
-    levels: Mapping[str, nn.Module] = field(default_factory=dict)  # groups without their pooling, for a dense task
     weights: Callable[[], tuple[str, Mapping[str, Tensor]]] | None = None  # where pretrained tensors come from
     classes: Sequence[str] | None = None  # what the head among these was made for, where that is known
     export: Callable[[Path, Mapping[str, Tensor]], None] | None = None  # into a directory, as its library reads it

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.config.fingerprint import content, differences, fingerprint
+from hydratune.config.groups import chosen_for_pretraining
 from hydratune.config.job import Job, JobConfig, Node
 from hydratune.config.overrides import as_overrides
 from hydratune.distributed.runtime import Numerics

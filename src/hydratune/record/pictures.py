@@ -1,10 +1,10 @@
-"""Pictures for TensorBoard: the batch as the network sees it, the worst mistakes, the confusion matrix."""
+"""Pictures for TensorBoard: batches, mistakes, confusion matrices, scatter plots, masks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,61 @@ def confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
                     where = (margin + j * cell + cell // 2, margin + i * cell + cell // 2)
                     pen.text(where, f"{shares[i, j]:.2f}", fill=colour, font_size=11, anchor="mm")
     return _tensor(sheet)
+
+
+def scatter(true: Tensor, predicted: Tensor, name: str) -> Tensor:
+    """True numbers across, predicted ones upwards, with the line on which both are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    low, high = (float(end(torch.stack([true, predicted]))) for end in (torch.min, torch.max))
+    axes.plot([low, high], [low, high], color="0.6", linewidth=1)
+    axes.scatter(true.numpy(), predicted.numpy(), s=9, alpha=0.5, color="#08306b", edgecolors="none")
+    axes.set_xlabel(f"{name.replace('$', ' ')}: true")
+    axes.set_ylabel("predicted")
+    axes.set_aspect("equal", adjustable="datalim")
+    return _drawn(figure)
+
+
+def side_by_side(images: Tensor, masks: Sequence[Tensor], titles: Sequence[str], side: int = 192) -> Tensor:
+    """Images [B, 3, H, W] uint8 in a column, and beside each its masks [B, H, W], a colour for every class."""
+    from PIL import Image, ImageDraw
+
+    count, header = len(images), 18
+    sheet = Image.new("RGB", ((side + 4) * (1 + len(masks)), header + (side + 4) * count), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        pen.text((column * (side + 4) + 4, 3), title, fill="black", font_size=11)
+    for row in range(count):
+        top = header + row * (side + 4)
+        pictures = [images[row].permute(1, 2, 0).cpu(), *(painted(mask[row].cpu()) for mask in masks)]
+        for column, picture in enumerate(pictures):
+            kind = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
+            sheet.paste(Image.fromarray(picture.numpy()).resize((side, side), kind), (column * (side + 4), top))
+    return _tensor(sheet)
+
+
+def painted(mask: Tensor) -> Tensor:
+    """[H, W] class numbers -> [H, W, 3] uint8; 255, which is ignored, is white. Colours as of Pascal VOC."""
+    numbers = torch.arange(256)
+    palette = torch.zeros(256, 3, dtype=torch.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((numbers >> (3 * bit + channel)) & 1) << (7 - bit)).to(torch.uint8)
+    palette[255] = 255
+    return palette[mask.long()]
+
+
+def _drawn(figure: Any) -> Tensor:
+    """What matplotlib has drawn."""
+    import io
+
+    from PIL import Image
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return _tensor(Image.open(content).convert("RGB"))
 
 
 def _tensor(sheet: Image) -> Tensor:

@@ -13,6 +13,7 @@ from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
+from hydratune.tasks.heads import linear_head
 
 
 class Classification(Task):
@@ -36,14 +37,7 @@ class Classification(Task):
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         """features: [1, D] of one sample. A Linear D -> K."""
-        if not isinstance(features, Tensor) or features.ndim != 2:
-            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"model: classification wants a body that returns [B, D], it returns {got}")
-        head = nn.Linear(features.shape[1], spec.num_classes)
-        if self.head_init == "zero":
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        return head
+        return linear_head(features, spec.num_classes, self.head_init == "zero")
 
     def loss(self, outputs: Tensor, batch: Batch) -> Loss:
         """outputs: [B, K] logits; float32 whatever the network computes in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,10 @@ class FileImages(DividedImages):
     def index(self) -> Found:
         """Of the source, as it lies there."""
 
+    def strata(self, labels: Tensor) -> Tensor:
+        """[N] group of each sample, from each of which a part that is divided off takes its share."""
+        return labels
+
     @cached_property
     def _indexed(self) -> Found:
         return self.index()
@@ -108,7 +113,7 @@ class FileImages(DividedImages):
         for name in ("val", "test") if test else ("val",):
             self._check_readable(name)
         samples = {
-            name: [(self._digests[path], label) for path, label in zip(paths, labels.tolist(), strict=True)]
+            name: [(self._digests[path], str(label)) for path, label in zip(paths, labels.tolist(), strict=True)]
             for name, (paths, labels) in self._files.items()
         }
         return [*self._indexed.summary, *duplicates(samples, "images", self.duplicates)]
@@ -145,7 +150,7 @@ class FileImages(DividedImages):
 
     def _divided(self, train: Files, share: float, name: str) -> tuple[Files, Files]:
         paths, labels = train
-        both = stratified_split(labels, share, self.split_seed + (name == "test"))
+        both = stratified_split(self.strata(labels), share, self.split_seed + (name == "test"))
         left, own = (([paths[i] for i in ids.tolist()], labels[ids]) for ids in both)
         return left, own
 
@@ -213,3 +218,21 @@ class FileImages(DividedImages):
 
     def split(self, name: str) -> Split:
         return super().split(name) if self._fits(name) else self._streamed(name)
+
+
+class OwnFiles(FileImages):
+    """Base of the sets of a user's own files, which may be of any depth, and broken."""
+
+    def __init__(
+        self, task: Task, augment: Augment, white: float | None = None, skip_broken: int = 0, **options: Any
+    ) -> None:
+        """white: the value that is white in images of more than 8 bits, null: what the file says.
+
+        skip_broken: how many files that are no whole images may be left out, each named.
+        """
+        super().__init__(task, augment, **options)
+        if skip_broken < 0:
+            raise ValueError(f"dataset.skip_broken={skip_broken}: at least 0")
+        if white is not None and not 0 < white < math.inf:
+            raise ValueError(f"dataset.white={white}: a number above 0, or null for what the files say")
+        self.white, self.skip_broken = white, skip_broken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,18 @@ from hydratune.core.paths import cache_home, expanded
 from hydratune.core.task import Task
 from hydratune.data.archive import is_archive, unpacked
 from hydratune.data.images.augment import Augment
-from hydratune.data.images.file_images import FileImages, Files, Found
+from hydratune.data.images.file_images import Files, Found, OwnFiles
 from hydratune.data.images.layout import layout_of
 from hydratune.data.images.walk import listed
 from hydratune.data.parts import is_hidden
 
 
-class ImageFolder(FileImages):
+class ImageFolder(OwnFiles):
     """A folder per class, or folders called train, val (dev) and test of those, or an archive of such folders."""
 
-    def __init__(
-        self, task: Task, augment: Augment, root: str, white: float | None = None, skip_broken: int = 0, **options: Any
-    ) -> None:
-        """white: the value that is white in images of more than 8 bits, null: what the file says.
-
-        skip_broken: how many files that are no whole images may be left out, each named.
-        """
+    def __init__(self, task: Task, augment: Augment, root: str, **options: Any) -> None:
         super().__init__(task, augment, **options)
-        if skip_broken < 0:
-            raise ValueError(f"dataset.skip_broken={skip_broken}: at least 0")
-        if white is not None and not 0 < white < math.inf:
-            raise ValueError(f"dataset.white={white}: a number above 0, or null for what the files say")
-        self.root, self.white, self.skip_broken = expanded(root), white, skip_broken
+        self.root = expanded(root)
 
     def index(self) -> Found:
         root = _within(unpacked(self.root, cache_home() / "archives")) if is_archive(self.root) else self.root

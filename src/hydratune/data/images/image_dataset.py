@@ -29,6 +29,10 @@ class ImageDataset(Dataset):
 
     def __init__(self, task: Task, augment: Augment) -> None:
         super().__init__(task)
+        if augment.mixes and not task.mixes:
+            raise ValueError(
+                "dataset.augment.mixup, cutmix: what this task asks for cannot be mixed; 0 leaves them out"
+            )
         self.augment = augment
 
     @abstractmethod
@@ -49,11 +53,12 @@ class ImageDataset(Dataset):
     def split_summary(self, split: Split) -> str:
         """How many images there are of each class."""
         summary = getattr(split, "summary", "")
+        assert split.labels is not None
         counts = split.labels.bincount(minlength=self.spec().num_classes).tolist()
         return f"{f'{summary}: ' if summary else ''}{_images(len(split))}; {_by_class(self.spec().class_names, counts)}"
 
     def supplied(self) -> Mapping[str, Any]:
-        return {"input_shape": self.spec().input_shape}
+        return {"input_shape": self.spec().input_shape, "dense": self.task.dense}
 
     def example(self, body: Backbone) -> Features:
         """[1, C, H, W] zeros"""
@@ -66,7 +71,10 @@ class ImageDataset(Dataset):
 
     def show_batch(self, batch: Batch) -> Mapping[str, Tensor]:
         spec = self.spec()
-        return {"batch": pictures.grid(pictures.visible(batch.inputs[:32], spec.mean, spec.std))}
+        images = pictures.visible(batch.inputs[:32], spec.mean, spec.std)
+        if self.task.dense:
+            return {"batch": pictures.side_by_side(images[:8], [batch.targets[:8]], ("image", "mask"))}
+        return {"batch": pictures.grid(images)}
 
 
 def _images(count: int) -> str:
@@ -94,6 +102,8 @@ def checked(images: Tensor, labels: Tensor, name: str, spec: ImageSpec) -> tuple
     if not len(labels):
         raise ValueError(f"dataset: the {name} split is empty")
     check_statistics(spec.mean, spec.std, spec.input_shape[0])
+    if labels.is_floating_point():  # numbers, or sets of labels
+        return images, labels
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= spec.num_classes:
         raise ValueError(

@@ -13,16 +13,27 @@ from hydratune.data.images.augment import Augment
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.record import pictures
 
+IGNORED = 255  # in masks
+
 
 class Split(Protocol):
-    """Samples that can be had by number. `labels` is [N] int64."""
+    """Samples that can be had by number. `labels`: [N] class numbers, or [N, K] float; None where there are masks."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor | None: ...
 
     def __len__(self) -> int: ...
 
     def read(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] uint8, on the split's device."""
+        ...
+
+
+class MaskedSplit(Split, Protocol):
+    """Images with a class number for every pixel."""
+
+    def read_masks(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, H, W] uint8, 255: ignored."""
         ...
 
 
@@ -69,26 +80,36 @@ class ImageStream(Stream):
         self._scale = (1 / (255 * std)).view(1, -1, 1, 1).to(device)
         self._shift = (-mean / std).view(1, -1, 1, 1).to(device)
         self._mean, self._std = mean.view(1, -1, 1, 1).to(device), std.view(1, -1, 1, 1).to(device)
-        self._labels = split.labels.to(device)
+        self._labels = None if split.labels is None else split.labels.to(device)
         self._padded = self.augment.pad(split.images.to(device)) if isinstance(split, MemorySplit) else None
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The global batches of steps [first_step, last_step)."""
         step = first_step
-        mixes = bool(self.augment.mixup or self.augment.cutmix)
+        mixes = self.augment.mixes
         for epoch, every in self._epochs(first_step, last_step):
             table = self._table(epoch)
             ids = every if mixes else [self._own(these) for these in every]
             for these, images in zip(ids, self._read(ids), strict=True):
-                inputs = self._prepare(images, these, None if table is None else table[these])
-                inputs, targets = self.augment.mix(inputs, self._labels[these], self.spec.num_classes, self.seed, step)
+                draws = None if table is None else table[these]
+                inputs, targets = self._prepare(images, these, draws), self._targets(these, draws)
+                inputs, targets = self.augment.mix(inputs, targets, self.spec.num_classes, self.seed, step)
                 # a partner may be another rank's sample: what is mixed is divided after that
                 parts = (self._own(t) for t in (inputs, targets, these)) if mixes else (inputs, targets, these)
                 yield Batch(*parts)
                 step += 1
 
     def targets(self, ids: Tensor, view: int = 0) -> Tensor:
-        return self._labels[ids]
+        """Masks follow the geometry of that view."""
+        table = None if self._labels is not None else self._table(view)
+        return self._targets(ids, None if table is None else table[ids])
+
+    def _targets(self, ids: Tensor, draws: Tensor | None) -> Tensor:
+        """draws: what was done to these images; None: nothing."""
+        if self._labels is not None:
+            return self._labels[ids]
+        masks = self.split.read_masks(ids.cpu()).to(self.device)
+        return masks if draws is None else self.augment.masks(masks, draws, IGNORED)
 
     def unique_inputs(self, size: int) -> Iterator[Tensor]:
         """`size` to twice as many at a time."""
@@ -112,11 +133,14 @@ class ImageStream(Stream):
         assert not self.random
         ids = self._eval_ids()
         for these, images in zip(ids, self._read(ids), strict=True):
-            yield Batch(self._prepare(images, these, None), self.targets(these), these.to(self.device))
+            yield Batch(self._prepare(images, these, None), self._targets(these, None), these.to(self.device))
 
     def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Tensor:
-        images = self.images(torch.tensor(ids, device=self.device))
-        return pictures.mistakes(pictures.visible(images, self.spec.mean, self.spec.std), captions)
+        return pictures.mistakes(self.visible(torch.tensor(ids, device=self.device)), captions)
+
+    def visible(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, 3, H, W] uint8, as somebody would see them."""
+        return pictures.visible(self.images(ids), self.spec.mean, self.spec.std)
 
     def images(self, ids: Tensor) -> Tensor:
         """[B] -> [B, C, H, W] float, normalised and not augmented."""

@@ -9,23 +9,26 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hydratune.core.task import Task
+from hydratune.core.types import TargetSpec
 from hydratune.data.dataset import SPLITS, check_share, completed, stratified_split
 from hydratune.data.duplicates import Sample
+from hydratune.data.targets import LISTED, Targets, counted, targets_of
 from hydratune.data.text import labels
 from hydratune.data.text.text_dataset import TextDataset
 from hydratune.data.text.text_stream import TextSplit
 from hydratune.data.text.tokenizer import TokenizerRecipe
 
 Text = str | tuple[str, str]  # or a pair of them
-LISTED = 12  # classes whose names are shown
 
 
 class Labelled(TextDataset):
     """Base of the sets with labels: a subclass says `rows()`, and what is text and what are labels in one."""
 
     classes: Sequence[str] | None = None  # in the order of their numbers, where they are given
+    separator = "auto"  # between several labels in one column
     val_share = test_share = 0.1  # of train, where the source has no such part
 
     @abstractmethod
@@ -133,21 +136,58 @@ class FromSource(Labelled):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, *, classes: Sequence[str | int] | None = None,
-        val_share: float = 0.1, test_share: float = 0.1, **options: Any,
+        separator: str = "auto", val_share: float = 0.1, test_share: float = 0.1, **options: Any,
     ) -> None:  # fmt: skip
-        """classes: names in the order of their numbers; null: those of train in order.
+        """separator: between several labels in one column; auto: the one of ; | , that is there.
+
+        classes: names in the order of their numbers; null: those of train in order.
 
         val_share, test_share: what is taken from train where the source has no such part.
         """
         super().__init__(task, tokenizer, **options)
         check_share("val_share", val_share)
         check_share("test_share", test_share)
-        self.classes = labels.given(classes)
+        self.classes, self.separator = labels.given(classes), separator
         self.val_share, self.test_share = val_share, test_share
 
 
 class LabelledTexts(Labelled):
-    """Base of the sets of texts with a label each: rows of (text, label), or of ((text, text), label)."""
+    """Base of the sets of texts with a label each: rows of (text, label), or of ((text, text), label).
+
+    Where the task asks for sets of labels or for numbers, a row may have several cells behind its text.
+    """
+
+    def label_columns(self) -> Sequence[str]:
+        """What the cells behind the text are called."""
+        return ("label",)
+
+    @cached_property
+    def targets(self) -> Targets | None:
+        """What the cells are read as; None: one of several classes."""
+        kind = self.task.kind
+        if kind not in ("labels", "values"):
+            return None
+        train = [row[1:] for row in self._source["train"]]
+        return targets_of(kind, self.label_columns(), train, self.classes, self.separator)
+
+    def class_names(self) -> Sequence[str]:
+        if self.targets is None:
+            return super().class_names()
+        return () if self.targets.spec is not None else self.targets.names
+
+    def numbers_asked(self) -> TargetSpec | None:
+        return None if self.targets is None else self.targets.spec
+
+    def doubts(self) -> list[str]:
+        return super().doubts() if self.targets is None else self.targets.doubts()
+
+    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+        if self.targets is None:
+            return super()._divided(rows, share, name)
+        same = torch.zeros(len(rows), dtype=torch.int64)  # any rows will do
+        both = stratified_split(same, share, self.split_seed + (name == "test"))
+        left, own = ([rows[i] for i in ids.tolist()] for ids in both)
+        return left, own
 
     def pairs(self) -> bool:
         return isinstance(self.parts["train"][0][0], tuple)
@@ -159,15 +199,20 @@ class LabelledTexts(Labelled):
         return row[1:]
 
     def samples(self, rows: Sequence[tuple[Text, str]]) -> TextSplit:
-        return self.of_texts([text for text, _ in rows], torch.tensor([self.numbers[label] for _, label in rows]))
+        return self.of_texts([row[0] for row in rows], self._wanted(rows))
+
+    def _wanted(self, rows: Sequence[tuple[Text, str]]) -> Tensor:
+        if self.targets is not None:
+            return self.targets.encoded([row[1:] for row in rows], "a split")
+        return torch.tensor([self.numbers[row[1]] for row in rows])
 
     def counts(self, rows: Sequence[tuple[Text, str]]) -> str:
         """Texts of each class, as far as there is room for that."""
-        counts = Counter(label for _, label in rows)
-        if len(self.numbers) <= LISTED:
-            return ", ".join(f"{label} {counts[label]:,}" for label in self.numbers)
-        every = [counts[label] for label in self.numbers]
-        return f"{len(every)} classes of {min(every):,} to {max(every):,} texts"
+        if self.targets is not None:
+            return self.targets.summary(self._wanted(rows))
+        counts = Counter(row[1] for row in rows)
+        shown = counted(list(self.numbers), [counts[label] for label in self.numbers])
+        return shown if len(self.numbers) <= LISTED else f"{shown} texts"
 
 
 class TaggedSentences(Labelled):

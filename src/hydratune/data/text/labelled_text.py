@@ -19,13 +19,16 @@ COMMENT = re.compile(r"#.*=|#\s*(id|sent|newdoc|newpar)\b")
 
 
 def columns_of(text: Any, label: Any) -> list[Column]:
-    """The column of texts, or the two of pairs; and that of labels."""
+    """The column of texts, or the two of pairs; and that of labels, or those of several."""
     columns = [text] if isinstance(text, (str, int)) else list(text)
     if len(columns) not in (1, 2):
         raise ValueError(f"dataset.text={columns}: one column, or two of pairs")
-    if label in columns:
-        raise ValueError(f"dataset.label={label}: is what dataset.text is, too")
-    return [*(("text", column) for column in columns), ("label", label)]
+    wanted = [label] if isinstance(label, (str, int)) else list(label)
+    if not wanted or any(one in columns for one in wanted):
+        raise ValueError(
+            f"dataset.label={label}: is what dataset.text is, too" if wanted else "dataset.label: is empty"
+        )
+    return [*(("text", column) for column in columns), *(("label", one) for one in wanted)]
 
 
 def one_or_pair(texts: Sequence[str]) -> Text:
@@ -41,7 +44,8 @@ class TextTable(FromSource, LabelledTexts):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, path: str, text: str | int | Sequence[str | int] = "text",
-        label: str | int = "label", header: bool = True, quote: str | None = "auto", delimiter: str | None = None,
+        label: str | int | Sequence[str | int] = "label", header: bool = True, quote: str | None = "auto",
+        delimiter: str | None = None,
         **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(task, tokenizer, **options)
@@ -49,6 +53,11 @@ class TextTable(FromSource, LabelledTexts):
         self.header, self.quote, self.delimiter = header, quote, delimiter
         self._columns, self._form = columns_of(text, label), Form(header, quote, delimiter)
         self._form.check()
+        if task.kind == "classes" and len(self.label_columns()) > 1:
+            raise ValueError(f"dataset.label={label}: one column of classes; dataset/task=multilabel takes several")
+
+    def label_columns(self) -> Sequence[str]:
+        return [str(name) for key, name in self._columns if key == "label"]
 
     def rows(self) -> dict[str, list[Any]]:
         return {part: [r for f in files for r in self._read(f)] for part, files in self._files.files.items()}
@@ -60,11 +69,16 @@ class TextTable(FromSource, LabelledTexts):
     def left_alone(self) -> Sequence[Path]:
         return self._files.left_alone
 
-    def _read(self, path: Path) -> Iterator[tuple[Text, str]]:
-        *columns, (_, last) = self._columns
-        for where, (*texts, label) in table_rows(path, self._form, self._columns):
-            own = [cell(text, f"{name} of {where}") for text, (_, name) in zip(texts, columns, strict=True)]
-            yield one_or_pair(own), class_name(label, last, where)
+    def _read(self, path: Path) -> Iterator[tuple[Any, ...]]:
+        count = sum(key == "text" for key, _ in self._columns)
+        last = self._columns[-1][1]
+        for where, values in table_rows(path, self._form, self._columns):
+            named = list(zip(values, self._columns, strict=True))
+            texts = [cell(text, f"{name} of {where}") for text, (_, name) in named[:count]]
+            if self.task.kind == "classes":
+                yield one_or_pair(texts), class_name(values[-1], last, where)
+            else:
+                yield one_or_pair(texts), *(cell(v, f"{name} of {where}").strip() for v, (_, name) in named[count:])
 
 
 class ColumnFiles(FromSource, TaggedSentences):

@@ -14,7 +14,7 @@ from torch import Tensor
 from hydratune.core.markdown import markdown_table
 from hydratune.core.ragged import starts_of
 from hydratune.core.task import Task
-from hydratune.core.types import Backbone, Batch, Padded, Summary, TextSpec
+from hydratune.core.types import Backbone, Batch, Padded, Summary, TargetSpec, TextSpec
 from hydratune.data.dataset import SPLITS, Dataset, WeightsHome
 from hydratune.data.duplicates import Sample, check_option, duplicates
 from hydratune.data.stream import Batches, Placement
@@ -87,6 +87,10 @@ class TextDataset(Dataset):
     def class_names(self) -> Sequence[str]:
         return ()
 
+    def numbers_asked(self) -> TargetSpec | None:
+        """Of numbers that are predicted."""
+        return None
+
     def pairs(self) -> bool:
         """Whether a sample is two texts."""
         return False
@@ -130,7 +134,9 @@ class TextDataset(Dataset):
                 "dataset.text: this tokenizer puts nothing between the texts of a pair; kind=wordpiece does"
             )
         names = tuple(self.class_names())
-        return TextSpec(own.vocab_size, self.max_length, own.special, names, own.token_bytes, self.pairs())
+        return TextSpec(
+            own.vocab_size, self.max_length, own.special, names, own.token_bytes, self.pairs(), self.numbers_asked()
+        )
 
     def supplied(self) -> Mapping[str, Any]:
         return {"text_spec": self.spec(), "question": self.task.question}
@@ -146,7 +152,7 @@ class TextDataset(Dataset):
             split = self.encoded(name)
             if not len(split):
                 raise ValueError(f"dataset: the {name} split is empty")
-            if split.labels is not None and not (split.labels >= 0).any():
+            if split.per_token and split.labels is not None and not (split.labels >= 0).any():
                 raise ValueError(f"dataset: no word of the {name} split has a token, so that none could be scored")
             self._splits[name] = split.summarised(split.summary, self._unknown(split))
         return self._splits[name]
@@ -173,17 +179,25 @@ class TextDataset(Dataset):
 
     def show_batch(self, batch: Batch) -> Mapping[str, Summary]:
         """The first samples as the network sees them, and what is asked of them."""
-        names, rows = self.class_names(), []
+        rows = []
         inputs: Padded = batch.inputs
         for i in range(min(len(batch.ids), 8)):
             tokens = inputs.values[i, : inputs.lengths[i]].tolist()
-            wanted = batch.targets[i]
-            if names:
-                said = " ".join(names[t] for t in wanted.flatten().tolist() if t >= 0)
-            else:
-                said = self.tokenizer.decode([t for t in wanted.tolist() if t >= 0], special=True)
-            rows.append((as_cell(self.tokenizer.decode(tokens, special=True)), as_cell(said)))
+            text = self.tokenizer.decode(tokens, special=True)
+            rows.append((as_cell(text), as_cell(self._asked(batch.targets[i]))))
         return {"batch": markdown_table(("text", "asked for"), rows)}
+
+    def _asked(self, wanted: Tensor) -> str:
+        """The targets of one sample in words."""
+        names, numbers = self.class_names(), self.numbers_asked()
+        if numbers is not None:
+            columns = zip(numbers.names, wanted.tolist(), numbers.mean, numbers.std, strict=True)
+            return ", ".join(f"{name} {value * std + mean:.4g}" for name, value, mean, std in columns)
+        if wanted.is_floating_point():
+            return ", ".join(name for name, there in zip(names, wanted.tolist(), strict=True) if there)
+        if names:
+            return " ".join(names[t] for t in wanted.flatten().tolist() if t >= 0)
+        return self.tokenizer.decode([t for t in wanted.tolist() if t >= 0], special=True)
 
     def keep(self, directory: Path, export: bool = False) -> str:
         home = directory if export else directory / KEPT

@@ -117,9 +117,9 @@ def _fit(config: Any, text: TextSpec, own: bool, name: str) -> None:
     if window is not None and getattr(config, "use_sliding_window", True) and window < text.max_length:
         raise ValueError(f"dataset.max_length={text.max_length}: {name} attends to {window} tokens at most")
     config.use_cache = False
-    if text.class_names:
-        config.id2label = dict(enumerate(text.class_names))
-        config.label2id = {label: i for i, label in enumerate(text.class_names)}
+    if names := text.class_names or (text.targets.names if text.targets else ()):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: i for i, label in enumerate(names)}
 
 
 def _classes(config: Any) -> list[str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hydratune.core.types import Backbone
+from hydratune.models.vision.levels import with_levels
 
 
 class Residual(nn.Module):
@@ -29,8 +30,9 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-def resnet9(width: int = 64) -> Backbone:
-    """Channels width, 2, 4, 8 times width; a residual in the first and third stage. Returns [B, 8 * width].
+def resnet9(width: int = 64, *, dense: bool = False) -> Backbone:
+    """Channels width, 2, 4, 8 times width; a residual in the first and third stage. Returns [B, 8 * width];
+    dense: Levels.
 
     width=64 is the published network; the pooling before the head is global, as it must be for a head of any size.
     """
@@ -44,7 +46,11 @@ def resnet9(width: int = 64) -> Backbone:
     for name, layer in layers.items():
         source.add_module(name, layer)
     groups: list[tuple[str, nn.Module]] = list(layers.items())
-    groups[-1] = ("layer3", nn.Sequential(layers["layer3"], nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scale(0.125)))
+    if dense:
+        groups = with_levels(groups, ["layer1", "layer2", "layer3"])
+    else:
+        pooled = nn.Sequential(layers["layer3"], nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scale(0.125))
+        groups[-1] = ("layer3", pooled)
     return Backbone(source=source, groups=groups, head_name="fc")
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydratune.core.types import Backbone
+from hydratune.models.vision.levels import with_levels
 
 
 class BasicBlock(nn.Module):
@@ -30,8 +31,9 @@ class BasicBlock(nn.Module):
         return F.relu(x + y, inplace=True)
 
 
-def small_resnet(depth: int = 20) -> Backbone:
-    """ResNet-`depth` with 6n+2 layers: 16, 32, 64 channels, n blocks each. The last group returns [B, 64].
+def small_resnet(depth: int = 20, *, dense: bool = False) -> Backbone:
+    """ResNet-`depth` with 6n+2 layers: 16, 32, 64 channels, n blocks each. The last group returns [B, 64];
+    dense: Levels.
 
     Raises ValueError for a depth that is not 6n+2.
     """
@@ -50,7 +52,10 @@ def small_resnet(depth: int = 20) -> Backbone:
         layer = nn.Sequential(*blocks)
         source.add_module(f"layer{i}", layer)
         groups.append((f"layer{i}", layer))
-    groups[-1] = ("layer3", nn.Sequential(groups[-1][1], nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    if dense:
+        groups = with_levels(groups, ["layer1", "layer2", "layer3"])
+    else:
+        groups[-1] = ("layer3", nn.Sequential(groups[-1][1], nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     for module in source.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)  # He et al. 2015 (arXiv 1502.01852), as section 3.4 says

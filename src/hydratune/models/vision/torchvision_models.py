@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.core.types import Backbone
+from hydratune.models.vision.levels import with_levels
 
 SMALL = 64  # pixels; at or below it the stems that shrink an ImageNet photograph fourfold would leave nothing
 Groups = list[tuple[str, nn.Module]]
@@ -26,8 +27,9 @@ def torchvision_model(
     dropout: float | None = None,
     *,
     input_shape: tuple[int, int, int],
+    dense: bool = False,
 ) -> Backbone:
-    """Any classification model of torchvision. The last group returns [B, D].
+    """Any classification model of torchvision. The last group returns [B, D]; dense: Levels, of resnets and VGGs.
 
     weights: null (random), DEFAULT or a name of torchvision's (downloaded), or a file of tensors.
     small_images: a stem that keeps the resolution; null decides by the size of the images (<= 64 px).
@@ -50,6 +52,8 @@ def torchvision_model(
         raise ValueError(f"model.dropout={dropout}: {name} has no such option") from None
     head_name = _remove_head(source)
     groups = _stages(source, small)
+    if dense:
+        groups = _levels(name, source, small)
     loader = None if weights is None else lambda: _weights(name, weights)
     classes = None if weights is None else _categories(name, weights)
     return Backbone(source=source, groups=groups, head_name=head_name, weights=loader, classes=classes)
@@ -123,6 +127,21 @@ def _stages(source: nn.Module, small: bool) -> Groups:
     return [("body", source)]
 
 
+def _levels(name: str, m: Any, small: bool) -> Groups:
+    """The stages without their pooling, each a level."""
+    from torchvision.models import VGG, ResNet
+
+    if isinstance(m, ResNet):
+        stem, *layers = _resnet(m, small)
+        layers[-1] = ("layer4", m.layer4)
+        return with_levels([stem, *layers], [name for name, _ in layers])
+    if isinstance(m, VGG):
+        m.classifier = nn.Identity()
+        stages = _vgg_stages(m)
+        return with_levels(stages, [name for name, _ in stages[1:]])
+    raise ValueError(f"model.name={name}: offers no levels for a dense task; resnet and vgg models do")
+
+
 def _resnet(m: Any, small: bool) -> Groups:
     if small:
         m.conv1 = nn.Conv2d(3, m.conv1.out_channels, 3, 1, 1, bias=False)
@@ -137,8 +156,8 @@ def _resnet(m: Any, small: bool) -> Groups:
     ]
 
 
-def _vgg(m: Any, small: bool) -> Groups:
-    """A group per stage, each ending in its pooling; at 32 px the head sits on the last stage, as in CIFAR's VGG."""
+def _vgg_stages(m: Any) -> Groups:
+    """A group per stage, each ending in its pooling."""
     groups: Groups = []
     stage: list[nn.Module] = []
     for layer in m.features:
@@ -146,6 +165,12 @@ def _vgg(m: Any, small: bool) -> Groups:
         if isinstance(layer, nn.MaxPool2d):
             groups.append((f"stage{len(groups) + 1}", nn.Sequential(*stage)))
             stage = []
+    return groups
+
+
+def _vgg(m: Any, small: bool) -> Groups:
+    """At 32 px the head sits on the last stage, as in CIFAR's VGG."""
+    groups = _vgg_stages(m)
     if small:
         m.classifier = nn.Identity()
         name, last = groups[-1]

@@ -1,0 +1,115 @@
+"""Semantic segmentation: which of K classes every pixel belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydratune.core.loss import Loss
+from hydratune.core.markdown import markdown_table
+from hydratune.core.task import Task
+from hydratune.core.types import Batch, Features, Spec, Summary
+from hydratune.distributed.runtime import Runtime
+from hydratune.record import pictures
+from hydratune.tasks.heads import dense_head
+
+IGNORED = 255  # in the masks of batches, whatever number the files have for it
+MONITORS = ("miou", "pixel_accuracy")
+
+
+class Segmentation(Task):
+    """Cross-entropy of every pixel that is not ignored; mean IoU, IoU per class and pixel accuracy."""
+
+    kind = "pixels"
+    dense = True
+
+    def __init__(self, label_smoothing: float = 0.0, monitor: str = "miou") -> None:
+        """monitor: miou or pixel_accuracy, the metric of validation that selects."""
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
+        if monitor not in MONITORS:
+            raise ValueError(f"dataset.task.monitor={monitor}: one of {', '.join(MONITORS)}")
+        self.label_smoothing, self.monitor = label_smoothing, monitor
+
+    def build_head(self, features: Features, spec: Spec) -> nn.Module:
+        return dense_head(features, spec.num_classes)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Loss:
+        """outputs: [B, K, h, w] logits; targets [B, H, W], 255: ignored"""
+        wanted = batch.targets.long()
+        total = F.cross_entropy(
+            upsampled(outputs, wanted), wanted, reduction="sum", ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+        return Loss.of(total, (wanted != IGNORED).sum())
+
+    def metrics(self, spec: Spec, device: torch.device) -> SegmentationMetrics:
+        return SegmentationMetrics(spec, device)
+
+
+def upsampled(outputs: Tensor, masks: Tensor) -> Tensor:
+    """Logits at the resolution of the masks, in float32."""
+    return F.interpolate(outputs.float(), size=masks.shape[1:], mode="bilinear", align_corners=False)
+
+
+class SegmentationMetrics:
+    """A confusion matrix of pixels on the device, and what was said of the first samples."""
+
+    def __init__(self, spec: Spec, device: torch.device, keep: int = 6) -> None:
+        k = spec.num_classes
+        self.spec, self.keep = spec, keep
+        self.confusion = torch.zeros(k, k, dtype=torch.int64, device=device)  # [true, predicted]
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._first: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, true and predicted masks of the first samples
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """outputs: [B, K, h, w] logits"""
+        wanted = batch.targets.long()
+        logits = upsampled(outputs, wanted)
+        self._loss += F.cross_entropy(logits, wanted, reduction="sum", ignore_index=IGNORED).double()
+        predicted = logits.argmax(1)
+        asked = wanted != IGNORED
+        k = logits.shape[1]
+        self.confusion += torch.bincount(wanted[asked] * k + predicted[asked], minlength=k * k).view(k, k)
+        seen = sum(len(ids) for ids, _, _ in self._first)
+        if seen < self.keep:
+            some = slice(self.keep - seen)
+            self._first.append((batch.ids[some], batch.targets[some], predicted[some].to(torch.uint8)))
+
+    def over_ranks(self, runtime: Runtime) -> None:
+        runtime.sum_over_ranks([self.confusion])
+        runtime.sum_over_ranks([self._loss])
+
+    def compute(self) -> dict[str, float]:
+        matrix = self.confusion.double().cpu()
+        hits, true, given = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        there = true + given > 0
+        self._iou = hits / (true + given - hits).clamp_min(1)
+        return {
+            "loss": float(self._loss) / max(float(true.sum()), 1.0),
+            "miou": float(self._iou[there].mean()) if there.any() else 0.0,
+            "pixel_accuracy": float(hits.sum() / true.sum().clamp_min(1)),
+        }
+
+    def warnings(self) -> list[str]:
+        if int((self.confusion.sum(0) > 0).sum()) > 1:
+            return []
+        return ["every pixel of val gets one class: freeze=none, more epochs or another rate may learn more"]
+
+    def show(self, stream: Any) -> dict[str, Summary]:
+        counts = self.confusion.sum(1).tolist()
+        rows = [
+            (name, f"{iou:.4f}", f"{count:,}")
+            for name, iou, count in zip(self.spec.class_names, self._iou.tolist(), counts, strict=True)
+        ]
+        shown: dict[str, Summary] = {
+            "per_class": markdown_table(("class", "IoU", "pixels"), rows),
+            "confusion": pictures.confusion(self.confusion, self.spec.class_names),
+        }
+        ids, true, given = (torch.cat(parts) for parts in zip(*self._first, strict=True))
+        images = stream.visible(ids)
+        shown["segmented"] = pictures.side_by_side(images, [true, given], ("image", "truth", "prediction"))
+        return shown
