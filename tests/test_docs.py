@@ -101,7 +101,8 @@ def known_keys() -> set[str]:
     for group in GROUPS:
         for path in (ROOT / "conf" / group).rglob("*.yaml"):
             read = yaml.safe_load(path.read_text(encoding="utf-8"))
-            found |= set(keys_of(read.get(group, {}) if group == "sweep" else read, group))
+            where = ".".join(path.parent.relative_to(ROOT / "conf").parts)  # dataset/task/x.yaml: of dataset.task
+            found |= set(keys_of(read.get(group, {}) if group == "sweep" else read, where))
     return found
 
 
