@@ -221,7 +221,7 @@ def test_different_lengths_and_stopping_early(tmp_path: Path) -> None:
         "c": trial(tmp_path, nets["c"], HeadOnly(), steps=40, recipe=SGD(1e-9), name="c", patience=2),
     }
     together(beside)
-    assert beside["c"].stopped and [h[0] for h in beside["b"].history] == [4, 7]
+    assert beside["c"].state.stopped and [h[0] for h in beside["b"].state.history] == [4, 7]
     assert checkpoint.steps(tmp_path / "b" / "checkpoints")[-1] == 7
     alone = trial(tmp_path, network(), NoFreeze(), steps=7, name="alone")
     together({"alone": alone})

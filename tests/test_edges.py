@@ -14,7 +14,7 @@ from torch import nn
 
 from hydratune.core.types import LayerGroup, Phase
 from hydratune.data.images.folder import ImageFolder
-from hydratune.experiment.init_from import found
+from hydratune.experiment.locate import found
 from hydratune.freeze.phases import checked
 from hydratune.freeze.schedules import LpFt
 from hydratune.freeze.strategies import FirstGroups, HeadOnly

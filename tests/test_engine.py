@@ -15,6 +15,7 @@ from hydratune.core.layer_groups import parameter_names
 from hydratune.core.types import Backbone
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.image_stream import ImageStream
+from hydratune.data.stream import Batches, Placement
 from hydratune.distributed.runtime import Runtime
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.report import trains as rows
@@ -249,7 +250,7 @@ def test_what_is_not_finite_stops_before_the_update_and_names_the_samples(tmp_pa
     net = network()
     t = trial(tmp_path, net)
     s = stream()
-    poisoned = Poisoned(s.split, SPEC, 8, CPU, 3, None, 5)
+    poisoned = Poisoned(s.split, SPEC, Batches(8, 5), Placement(CPU))
     with pytest.raises(NonFinite, match="step 3: .* is not finite"):
         go([t], data=poisoned)
     t.run.__exit__(None, None, None)

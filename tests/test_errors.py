@@ -158,7 +158,7 @@ def test_a_fault_of_a_users_class_names_its_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_dry_run_offers_nothing_to_go_on_with(tmp_path: Path) -> None:
-    from hydratune.cli.arguments import _goes_on
+    from hydratune.cli.failures import _goes_on
 
     assert _goes_on(str(tmp_path)) == ""
     (tmp_path / "run.json").write_text("{}")

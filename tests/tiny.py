@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hydratune.core.task import Task
 from hydratune.core.types import Backbone, ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.image_stream import ImageStream, MemorySplit
@@ -68,12 +69,14 @@ def trial(
     schedule: Schedule | None = None,
     name: str = "run",
     runtime: Runtime | None = None,
+    task: Task | None = None,
     **settings: Any,
 ) -> Trial:
     phases = (strategy or NoFreeze()).phases(net.groups, steps)
     run = Run(home / name)
     plan = TrainingPlan(phases, recipe or SGD(0.05, momentum=0.9), schedule or Constant(), Settings(**settings), seed=7)
-    return Trial(net, plan, Classification(), SPEC, runtime or Runtime(precision="fp32", keep_memory=False), run)
+    runtime = runtime or Runtime(precision="fp32", keep_memory=False)
+    return Trial(net, plan, task or Classification(), SPEC, runtime, run)
 
 
 def go(trials: list[Trial], first: int = 0, data: Stream | None = None, every: int = 100) -> None:

@@ -101,7 +101,9 @@ def test_begun_again_in_the_middle(tmp_path: Path, at: list[int], dropout: float
     go([whole], data=data, every=5)
     broken = interrupted(tmp_path, at, build, data)
     assert same(weights(whole.network), weights(broken.network)) and same(whole.ema, broken.ema)
-    planned = [seen for seen in broken.history if seen[0] in (5, 10, 12)]  # it was looked at where it was cut off, too
+    planned = [
+        seen for seen in broken.state.history if seen[0] in (5, 10, 12)
+    ]  # it was looked at where it was cut off, too
     assert whole.state.history == planned
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from hydratune.core.types import Batch
 from hydratune.data.images.image_stream import ImageStream
+from hydratune.data.stream import Batches, Placement
 from hydratune.engine.nonfinite import NonFinite
 from hydratune.freeze.strategies import HeadOnly
 from hydratune.optim.schedules import Cosine
 from hydratune.record import checkpoint
-from hydratune.record.run import read_record
+from hydratune.record.run_record import RunRecord
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
 
 
@@ -36,7 +37,7 @@ class Poisoned(ImageStream):
     """Some steps' inputs hold what they should not."""
 
     def __init__(self, steps: set[int], value: float, like: ImageStream) -> None:
-        super().__init__(like.split, like.spec, like.batch_size, CPU, 3, None, like.seed)
+        super().__init__(like.split, like.spec, Batches(like.batch_size, like.seed), Placement(CPU))
         self.steps, self.value = steps, value
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
@@ -62,7 +63,7 @@ def test_it_stops_before_the_update_and_names_the_samples(tmp_path: Path, value:
     assert finite(weights(net)), "statistics of BatchNorm included"
     saved, _ = checkpoint.newest_valid(t.run.checkpoints)
     assert saved is not None and finite(dict(checkpoint.load(saved).model))
-    told = read_record(t.run.directory)["nonfinite"]
+    told = RunRecord.read(t.run.directory).nonfinite or {}
     assert told["step"] == 5 and told["sample_ids"] == next(stream().batches(5, 6)).ids.tolist()
 
 
@@ -77,7 +78,7 @@ def test_gradients_alone_are_enough(tmp_path: Path) -> None:
         go([t])
     t.run.__exit__(None, None, None)
     assert all(torch.equal(before[n], p) for n, p in net.parameters().items())
-    assert read_record(t.run.directory)["nonfinite"]["step"] == 0
+    assert (RunRecord.read(t.run.directory).nonfinite or {})["step"] == 0
 
 
 @pytest.mark.scenario(17)
@@ -99,7 +100,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert same(weights(net), weights(other)) and same(t.ema, u.ema)
     assert rates[6] == t.rate_at(t.optimizer.param_groups[0]["base_lr"], t.phases[0], 6)
     assert rates[3] == rates[4] == rates[5] or rates[4] == rates[5]
-    told = read_record(t.run.directory)["skipped"]
+    told = RunRecord.read(t.run.directory).skipped
     assert [s["step"] for s in told] == [4, 5] and len(told[0]["sample_ids"]) == 8
 
 
@@ -141,7 +142,7 @@ def test_training_goes_on_in_smaller_parts(tmp_path: Path, norm: bool, capsys: p
     t, u = trial(tmp_path, net, name="small"), trial(tmp_path, plain, name="whole", accumulate=2)
     go([t])
     go([u])
-    assert oom.failed == 1 and t.backward.parts == 2 and t.snapshot(12).state["parts"] == 2
+    assert oom.failed == 1 and t.state.parts == 2 and t.snapshot(12).state["parts"] == 2
     # the same parts as accumulation over two from the start: the same bits, statistics of the failed pass put back
     assert same(weights(net), weights(plain))
     said = capsys.readouterr().out

@@ -72,18 +72,8 @@ class Texts(LabelledTexts):
         self, task: Any, rows: dict[str, list[Any]], recipe: TokenizerRecipe | None = None, **more: Any
     ) -> None:
         given = {"max_length": 16, "bucket": 4, **more}
-        super().__init__(
-            task,
-            recipe or TokenizerRecipe(vocab_size=200),
-            given["max_length"],
-            given["bucket"],
-            None,
-            0.2,
-            0.2,
-            0,
-            None,
-            given.get("duplicates", "tell"),
-        )
+        super().__init__(task, recipe or TokenizerRecipe(vocab_size=200), **given)
+        self.val_share = self.test_share = 0.2
         self._rows = rows
 
     def rows(self) -> dict[str, list[Any]]:
@@ -94,7 +84,8 @@ class Tags(TaggedSentences):
     def __init__(self, task: Any, rows: dict[str, list[Any]], **more: Any) -> None:
         given = {"max_length": 16, "bucket": 4, **more}
         recipe = TokenizerRecipe(vocab_size=120, lowercase=False)
-        super().__init__(task, recipe, given["max_length"], given["bucket"], None, 0.2, 0.2, 0, None)
+        super().__init__(task, recipe, **given)
+        self.val_share = self.test_share = 0.2
         self._rows = rows
 
     def rows(self) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ from hydratune.core.types import Backbone, Padded, TextSpec
 from hydratune.data.stream import Batches, Placement
 from hydratune.experiment.init_from import Origin
 from hydratune.experiment.prepare import load_origin
-from hydratune.models.load_weights import InitRules
+from hydratune.models.load_weights import HeadAnswers, InitRules
 from hydratune.models.network import build_network
 from hydratune.models.text.huggingface import huggingface
 from tests.text.small import SPECIAL, config, inside, spec, tokens
@@ -36,7 +36,9 @@ def report_of(body: Backbone, question: str) -> Any:
     said, tensors = body.weights()
     own = network.state_dict()
     head = {n for n in own if n.startswith(("classifier", "score", "cls", "lm_head"))}
-    return load_origin(own, head, Origin(said, tensors, classes=body.classes), spec(question), InitRules())
+    known = None if body.classes is None else HeadAnswers(None, list(body.classes))
+    origin = Origin(said, tensors, head=known)
+    return load_origin(own, head, origin, HeadAnswers("classes", list(spec(question).class_names)), InitRules())
 
 
 @pytest.mark.parametrize(("name", "question"), [("gpt2", "causal"), ("gpt2", "sequence"), ("bert", "token")])

@@ -251,7 +251,7 @@ def test_the_next_token_of_every_token_is_asked_for_once() -> None:
         def documents(self) -> dict[str, list[str]]:
             return {"train": ["one two three four five six seven " * 5, "eight nine"], "val": ["ten"], "test": ["ten"]}
 
-    data = Few(CausalLanguage(), TokenizerRecipe(kind="bytes"), 16, 1, 0.1, 0.1, 0, None)
+    data = Few(CausalLanguage(), TokenizerRecipe(kind="bytes"), max_length=16, bucket=1)
     split = data.split("train")
     seen: dict[int, int] = {}
     for batch in stream_of(data, size=3, training=False).eval_batches():

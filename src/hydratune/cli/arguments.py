@@ -80,11 +80,12 @@ def _harmless(override: str) -> bool:
     Not trust, not Hydra's own node in whatever way, no option that is a path to another file.
     """
     key, _, value = override.partition("=")
-    if not re.fullmatch(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z][\w.@]*", key, re.ASCII) or ".." in key:
+    if not re.fullmatch(r"[+~]*(?!trust\b|resume\b|hydra\b)[A-Za-z][\w.@/]*", key, re.ASCII) or ".." in key:
         return False
     if re.search(r"@(hydra|_global_|_here_)", key):
         return False
-    group = (config_directory() / key.lstrip("+~").partition("@")[0].replace(".", "/")).is_dir()
+    named = key.lstrip("+~").partition("@")[0]
+    group = "/" in named or (config_directory() / named.replace(".", "/")).is_dir()
     return not group or bool(re.fullmatch(r"[\w,\[\] -]*", value, re.ASCII))
 
 

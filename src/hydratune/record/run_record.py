@@ -30,7 +30,9 @@ class Lineage:
     of: Sequence[str] | None = None  # and which
 
     @staticmethod
-    def read(values: Mapping[str, Any] | None) -> Lineage | None:
+    def read(values: Any) -> Lineage | None:
+        if values is not None and not isinstance(values, Mapping):  # no run has written that; it is shown as it is
+            return Lineage(run=str(values))
         known = {f.name for f in fields(Lineage)}
         return None if values is None else Lineage(**{k: v for k, v in values.items() if k in known})
 
