@@ -5,30 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydratune.config.public import PUBLIC
 from hydratune.config.schema import TARGET
 
-# Where classes lived when YAML named their modules: module -> the room that has their public names
+# Where classes lived when YAML named their modules
 _MODULES = {
-    "data.augment": "data", "data.folder": "data", "data.shapes": "data", "data.images": "data",
-    "data.labelled_text": "data", "data.corpus": "data", "data.sentences": "data", "data.hub": "data",
-    "data.tokenizer": "data", "tasks.classification": "tasks", "tasks.text": "tasks", "tasks.language": "tasks",
-    "models.simple_cnn": "models", "models.resnet9": "models", "models.small_resnet": "models",
-    "models.torchvision_models": "models", "models.huggingface": "models", "freeze.strategies": "freeze",
-    "freeze.schedules": "freeze", "freeze.lora": "freeze", "optim": "optim", "engine.settings": "engine",
-    "runtime": "distributed", "sweep.settings": "sweep",
+    "data.augment": ("Augment",), "data.folder": ("ImageFolder",), "data.shapes": ("Shapes",),
+    "data.images": ("TorchvisionImages", "TorchvisionFiles"), "data.labelled_text": ("TextTable", "ColumnFiles"),
+    "data.corpus": ("TextCorpus", "PythonDocumentation"), "data.hub": ("HubTexts",),
+    "data.sentences": ("GeneratedSentiment", "GeneratedEntities"), "data.tokenizer": ("TokenizerRecipe",),
+    "tasks.classification": ("Classification",), "tasks.text": ("SequenceClassification", "TokenClassification"),
+    "tasks.language": ("MaskedLanguage", "CausalLanguage"), "models.simple_cnn": ("simple_cnn", "mlp"),
+    "models.resnet9": ("resnet9",), "models.small_resnet": ("small_resnet",),
+    "models.torchvision_models": ("torchvision_model",), "models.huggingface": ("huggingface",),
+    "freeze.strategies": (
+        "Nothing", "HeadOnly", "LastGroups", "FirstGroups", "Surgical", "BiasOnly", "NormOnly", "Pattern",
+    ),
+    "freeze.schedules": ("LpFt", "FreezeUnfreeze", "Gradual", "Progressive"), "freeze.lora": ("LoRA",),
+    "optim": ("SGD", "AdamW", "Muon", "Torch", "Constant", "Cosine", "Linear", "Steps"),
+    "engine.settings": ("Settings",), "runtime": ("Runtime",), "sweep.settings": ("SweepSettings", "Halving"),
 }  # fmt: skip
+_ROOMS = {"runtime": "distributed"}  # of modules that lay in no room
 _RENAMED = {"Nothing": "NoFreeze", "Steps": "MultiStep"}
+_TODAY = {
+    f"hydratune.{module}.{name}": f"hydratune.{_ROOMS.get(module, module.partition('.')[0])}.{_RENAMED.get(name, name)}"
+    for module, names in _MODULES.items()
+    for name in names
+}
+_THEN = {today: then for then, today in _TODAY.items()}
+_ADDED = {"hydratune.data.TextTable": {"separator": "auto"}}  # keys that came later, with what they were before
 _RECORD = {"made_of": "provenance", "asked": "config_hash", "beside": "trained_with"}
 
 
 def public_target(target: str) -> str:
     """The public name of what an older version named by its module; any other target as it is."""
-    module, _, name = target.removeprefix("hydratune.").rpartition(".")
-    if not target.startswith("hydratune.") or target in PUBLIC or module not in _MODULES:
-        return target
-    today = f"hydratune.{_MODULES[module]}.{_RENAMED.get(name, name)}"
-    return today if today in PUBLIC else target
+    return _TODAY.get(target, target)
 
 
 def upgraded(node: Any) -> Any:
@@ -40,6 +50,20 @@ def upgraded(node: Any) -> Any:
     result = {key: upgraded(value) for key, value in node.items()}
     if isinstance(result.get(TARGET), str):
         result[TARGET] = public_target(result[TARGET])
+        result = {**_ADDED.get(result[TARGET], {}), **result}
+    return result
+
+
+def former(node: Any) -> Any:
+    """The inverse: as the version before would have written it."""
+    if isinstance(node, list | tuple):
+        return [former(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    added = _ADDED.get(str(node.get(TARGET)), {})
+    result = {key: former(value) for key, value in node.items() if added.get(key, ...) != value}
+    if isinstance(result.get(TARGET), str):
+        result[TARGET] = _THEN.get(result[TARGET], result[TARGET])
     return result
 
 

@@ -176,6 +176,7 @@ class Job:
     command: str = ""  # what was typed, to be typed again
     sweep: bool = False
     config_hash: str = ""  # fingerprint of what was asked for, by which a sweep knows its jobs again
+    former_hash: str = ""  # the same as the version before had it
     secrets: Sequence[str] = ()  # values out of the environment, which are written nowhere
     halt: float | None = None  # share of its steps at which a sweep halts it, to see who goes on
     numerics: Mapping[str, Any] = field(default_factory=dict)  # threads and precision, as far as a sweep settled them

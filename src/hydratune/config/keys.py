@@ -10,6 +10,8 @@ from typing import Any
 from hydratune.config.groups import COMPONENTS, STAGES
 from hydratune.config.instantiate import nearest
 
+SPLITS = ("train", "val", "test")  # what metrics are called after
+
 
 @cache
 def _primary(home: Path) -> Mapping[str, Any]:
@@ -38,6 +40,9 @@ def check_keys(config: Mapping[str, Any], choices: Mapping[str, str], home: Path
             f"evals={config['evals']}: must be data sets by name, such as +dataset@evals.shifted=image_folder"
         )
     for name, node in config["evals"].items():
+        if name in SPLITS or not str(name).isidentifier():
+            why = "validation itself is called so" if name == "val" else "is no name for an evaluation set"
+            raise ValueError(f"evals.{name}: {why}; another name is free to choose")
         _check_component(f"evals.{name}", node)
     stage, chosen = config["stage"], choices.get("stage", config["stage"])
     if stage not in STAGES:

@@ -100,25 +100,27 @@ def show_result(
     warnings: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """The table at the end: this run, and above it the one that its weights came from."""
-    row = [job.config.stage, label(job), *shown(metrics, monitor), best_step, duration(run.seconds)]
+    sets = ("val", "test", *job.config.evals)
+    row = [job.config.stage, label(job), *shown(metrics, monitor, sets), best_step, duration(run.seconds)]
     rows = [row]
     parent = run.record.lineage
     if parent is not None and parent.metrics:
         own = parent.monitor or monitor
         named = str(parent.run) + ("" if own == monitor else f" ({own})")
-        rows.insert(0, ["pretrain", named, *shown(parent.metrics, own), "", ""])
-    screen.table("result", ("stage", "what", f"val {monitor}", f"test {monitor}", "best step", "time"), rows)
-    beside = [k.removeprefix("val_") for k in metrics if k.startswith("val_") and k != f"val_{monitor}"]
-    screen.table("beside it", ("metric", "val", "test"), [[k, *shown(metrics, k)] for k in beside])
+        rows.insert(0, ["pretrain", named, *shown(parent.metrics, own, sets), "", ""])
+    screen.table("result", ("stage", "what", *(f"{name} {monitor}" for name in sets), "best step", "time"), rows)
+    others = [k.removeprefix("val_") for k in metrics if k.startswith("val_") and k != f"val_{monitor}"]
+    screen.table("other metrics", ("metric", *sets), [[k, *shown(metrics, k, sets)] for k in others])
     for warning in warnings:
         screen.line(warning)
     screen.line(f"run directory:  {shown_path(job.directory)}")
     screen.line(f"look at it:     tensorboard --logdir {shlex.quote(job.config.outputs)}")
 
 
-def shown(metrics: Mapping[str, float], monitor: str) -> list[str]:
-    both = [metrics.get(k) for k in (f"val_{monitor}", f"test_{monitor}")]
-    return ["-" if v is None else f"{v:.4f}" if abs(v) < 100 else f"{v:,.1f}" for v in both]
+def shown(metrics: Mapping[str, float], name: str, sets: Sequence[str]) -> list[str]:
+    """A metric on each of these evaluation sets."""
+    values = [metrics.get(f"{own}_{name}") for own in sets]
+    return ["-" if v is None else f"{v:.4f}" if abs(v) < 100 else f"{v:,.1f}" for v in values]
 
 
 def hparams(job: Job) -> dict[str, Any]:

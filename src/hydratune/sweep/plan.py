@@ -105,8 +105,8 @@ def settled(entries: Sequence[Entry], known: Mapping[Path, RunRecord]) -> list[E
                 replace(entry, same_as=first[job.config_hash], directory=result[first[job.config_hash]].directory)
             )
             continue
-        directory = by_hash.get(job.config_hash) or entry.directory
-        if taken.get(directory.name, job.config_hash) != job.config_hash:
+        directory = by_hash.get(job.config_hash) or by_hash.get(job.former_hash) or entry.directory
+        if taken.get(directory.name, job.config_hash) not in (job.config_hash, job.former_hash):
             directory = directory.with_name(f"{directory.name}-{job.config_hash[:8]}")
         taken[directory.name] = job.config_hash
         first[job.config_hash] = len(result)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydratune.config.aliases import former
 from hydratune.experiment.config_hash import config_hash
 from hydratune.record.run import claim, wait_for_release, write_json, write_record
 from hydratune.record.run_record import RunRecord
@@ -130,21 +131,23 @@ class SweepRunner:
         for entry in entries:
             if entry.job is not None:
                 try:
-                    own = config_hash(entry.job, self._digests)
-                    entry = replace(entry, job=replace(entry.job.with_config(resume="auto"), config_hash=own))
+                    job, digests = entry.job, self._digests
+                    own, before = config_hash(job, digests), config_hash(job, digests, former)
+                    job = replace(job.with_config(resume="auto"), config_hash=own, former_hash=before)
+                    entry = replace(entry, job=job)
                 except Exception as error:
                     entry = replace(entry, job=None, error=f"{error}")
             result.append(entry)
         entries = settled(result, known)
-        before = {j["directory"]: j.get("numerics") or {} for j in self._told_before()}
+        earlier = {j["directory"]: j.get("numerics") or {} for j in self._told_before()}
         for entry in entries:
-            self._planner.take_up(entry.number, before.get(entry.name, {}), begun=entry.directory in known)
+            self._planner.take_up(entry.number, earlier.get(entry.name, {}), begun=entry.directory in known)
         return entries
 
     def _done(self, entry: Entry, halt: float | None) -> float | None:
         """The metric of one that is as far as it should be."""
         record = RunRecord.read(entry.directory)
-        if record.config_hash != (entry.job.config_hash if entry.job else None):
+        if entry.job is None or record.config_hash not in (entry.job.config_hash, entry.job.former_hash):
             return None
         if halt is not None:
             return ranking.value_at(record, halt)

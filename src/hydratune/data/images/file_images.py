@@ -82,6 +82,16 @@ class FileImages(DividedImages):
     def index(self) -> Found:
         """Of the source, as it lies there."""
 
+    def evaluated_split(self) -> Split:
+        """val, where the source has such a part; else all that there is, as nothing of it trains."""
+        if "val" in self._indexed.parts:
+            return self.split("val")
+        if self.skip_broken:
+            paths, labels = self._whole({"train": self._indexed.parts["train"]})["train"]
+        else:
+            paths, labels = self._indexed.parts["train"]
+        return FileSplit(paths, labels, self.size, self.workers, self.white)
+
     def strata(self, labels: Tensor) -> Tensor:
         """[N] group of each sample, from each of which a part that is divided off takes its share."""
         return labels

@@ -140,6 +140,13 @@ class ImageMasks(OwnFiles):
         """Of splits that are kept in memory, as far as they have been asked for."""
         return {}
 
+    def evaluated_split(self) -> Split:
+        if "val" in self._indexed.parts:
+            return self.split("val")
+        paths, labels = self._indexed.parts["train"]
+        images = FileSplit(paths, labels, self.size, self.workers, self.white)
+        return MaskFiles(images, [self._masks[p] for p in paths], self.ignore, len(self._indexed.classes))
+
     def split_summary(self, split: Split) -> str:
         whence = getattr(split, "summary", "")
         names = ", ".join(self._indexed.classes[:12]) + (" ..." if len(self._indexed.classes) > 12 else "")
@@ -193,8 +200,11 @@ def _largest(path: Path, ignore: int) -> int:
 def _mismatch(pair: tuple[Path, Path]) -> str | None:
     from PIL import Image
 
+    sizes = []
     try:
-        sizes = [Image.open(path).size for path in pair]
+        for path in pair:
+            with Image.open(path) as image:
+                sizes.append(image.size)
     except OSError:
         return None  # said when it is decoded
     if sizes[0] in (sizes[1], sizes[1][::-1]):  # a photograph may be turned by what stands beside its pixels
