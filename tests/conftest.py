@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import warm
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["OMP_NUM_THREADS"] = "1"  # threads of several processes on one core wait for one another
 PATIENCE = 900.0  # seconds; that a command hangs, and not that the machine is busy
@@ -73,14 +75,20 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
 
 def hydratune(
-    *arguments: str, cwd: Path, timeout: float = PATIENCE, **environment: str
+    *arguments: str, cwd: Path, timeout: float = PATIENCE, plain: bool = False, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own. PYTHONPATH: before what is there, so that it is this checkout's command."""
+    """The command in a process of its own. PYTHONPATH: before what is there, so that it is this checkout's command.
+
+    plain: started as a user would, and not forked from one that has imported torch.
+    """
     if "PYTHONPATH" in environment:
         environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    whole = {**os.environ, **environment}
+    if not plain and warm.can_serve(whole):
+        return warm.run(arguments, cwd, whole, timeout)
     return subprocess.run(
         [sys.executable, "-m", "hydratune", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env=whole,
     )  # fmt: skip
 
 

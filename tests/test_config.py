@@ -53,7 +53,12 @@ def test_every_option_composes_and_builds(choice: str, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("stage", options("stage"))
 def test_stages_compose_with_every_experiment_and_debug(stage: str) -> None:
-    compose_config([f"stage={stage}", "debug=default"])
+    """The command line beats an experiment's own stage, and debug beats both in what it is there for."""
+    for experiment in options("experiment"):
+        more = ["init_from=null"] if experiment == "flowers5" else []
+        config = compose_config([f"experiment={experiment}", f"stage={stage}", "debug=default", *more])
+        assert config.stage == stage and config.hydra.runtime.choices.stage == stage, experiment
+        assert (config.steps, config.engine.log_every, config.outputs) == (5, 1, "outputs/debug"), experiment
 
 
 @pytest.mark.parametrize("group", [g for g in GROUPS if g != "freeze"])
@@ -204,7 +209,14 @@ def test_every_experiment_validates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("experiment", options("experiment"))
 @pytest.mark.parametrize("other", ["optimizer=adamw", "model=resnet20", "dataset=cifar10", "schedule=linear"])
 def test_experiments_yield_to_other_groups(experiment: str, other: str, tmp_path: Path) -> None:
-    make_job([f"experiment={experiment}", other, "init_from=null"], tmp_path)
+    """What is typed is in force, and the values are its own where the experiment does not set them."""
+    group, option = other.split("=")
+    job = make_job([f"experiment={experiment}", other, "init_from=null"], tmp_path)
+    plain = make_job([other, "init_from=null"], tmp_path)
+    assert job.choices[group] == option
+    assert job.config.component(group)["_target_"] == plain.config.component(group)["_target_"]
+    typed = set(job.config.component(group)) - {"lr", "betas", "task", "augment", "momentum"}
+    assert {k: job.config.component(group)[k] for k in typed} == {k: plain.config.component(group)[k] for k in typed}
 
 
 def test_fine_tunings_own_engine_settings_do_not_pretrain_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hydratune.record import checkpoint
+from tests import warm
 
 HERE = Path(__file__).parent
 PATIENCE = 900.0  # seconds; that something hangs, and not that the machine is busy
@@ -40,9 +41,12 @@ def command(*arguments: str, world: int = 1) -> list[str]:
 def run(
     *arguments: str, cwd: Path, world: int = 1, timeout: float = PATIENCE, **env: str
 ) -> subprocess.CompletedProcess[str]:
+    whole = environment(**env)
+    if world == 1 and warm.can_serve(whole):
+        return warm.run(arguments, cwd, whole, timeout)
     return subprocess.run(
         command(*arguments, world=world), cwd=cwd, capture_output=True, text=True, timeout=timeout,
-        env=environment(**env),
+        env=whole,
     )  # fmt: skip
 
 

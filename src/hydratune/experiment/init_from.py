@@ -20,12 +20,10 @@ from hydratune.data.dataset import WeightsHome
 from hydratune.engine.state import digest
 from hydratune.experiment.components import dataset_of
 from hydratune.experiment.locate import best_checkpoint, found
-from hydratune.experiment.pretraining import pretrained_run
 from hydratune.freeze.lora import merged
 from hydratune.models.load_weights import HeadAnswers, read_state_dict
 from hydratune.record import checkpoint
 from hydratune.record.run_record import Lineage, RunRecord
-from hydratune.record.screen import Screen
 
 
 def weights_home(job: Job) -> WeightsHome | None:
@@ -67,8 +65,8 @@ class Origin:
     held: int | None = None  # descriptor that keeps the checkpoint from being pruned, while this process lives
 
 
-def find_origin(job: Job, body: Backbone, screen: Screen, pretrain: Callable[[Job], Path]) -> Origin:
-    """Follow `init_from`; `pretrain` runs the job that `auto` asks for, once, and names its directory."""
+def find_origin(job: Job, body: Backbone, pretrained: Callable[[], Path]) -> Origin:
+    """Follow `init_from`; `pretrained` names the directory of the run that `auto` asks for."""
     wanted = job.config.init_from
     if wanted in (None, "auto") and body.weights is not None:
         said, tensors = body.weights()
@@ -78,7 +76,7 @@ def find_origin(job: Job, body: Backbone, screen: Screen, pretrain: Callable[[Jo
     if wanted is None:
         return Origin("nothing: random initialisation")
     if wanted == "auto":
-        directory = pretrained_run(job, screen, pretrain)
+        directory = pretrained()
         return _from_checkpoint(best_checkpoint(directory), directory)
     path = found(wanted)
     if (path / checkpoint.MANIFEST).is_file():

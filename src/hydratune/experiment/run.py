@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,8 +23,10 @@ from hydratune.engine.trunk import Caches
 from hydratune.experiment import report
 from hydratune.experiment.finish import Result, complete, finish, paused
 from hydratune.experiment.init_from import Origin, find_origin
+from hydratune.experiment.job_graph import JobGraph, Node
 from hydratune.experiment.job_group import JobGroup, Meters, gather, measured
 from hydratune.experiment.prepare import PreparedJob, init_rules, load_origin
+from hydratune.experiment.pretraining import pretrained_run
 from hydratune.models.network import Network
 from hydratune.record.run import Run
 from hydratune.record.screen import Screen
@@ -87,7 +90,11 @@ def _origin(group: JobGroup, ready: Sequence[PreparedJob], screen: Screen, alway
         return Origin("nothing: a dry run loads nothing")
     if not always and all(p.resumes for p in ready):
         return Origin("the run itself")
-    return find_origin(group.first, group.body, screen, lambda pretraining: run_job(pretraining, screen).directory)
+    graph: JobGraph[Path] = JobGraph(
+        lambda node: pretrained_run(node.payload, screen, lambda job: run_job(job, screen).directory)
+    )
+    pretraining = Node("pretrain", group.first.config.pretraining_key() or "", group.first)
+    return find_origin(group.first, group.body, lambda: graph.have(pretraining))
 
 
 @dataclass(frozen=True)

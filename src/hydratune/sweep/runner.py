@@ -13,13 +13,14 @@ from typing import Any
 
 from hydratune.config.aliases import former
 from hydratune.experiment.config_hash import config_hash
-from hydratune.record.run import claim, wait_for_release, write_json, write_record
+from hydratune.experiment.job_graph import JobGraph, Node, Unmet
+from hydratune.record.run import claim, wait_for_release, write_json
 from hydratune.record.run_record import RunRecord
-from hydratune.sweep import halving, ranking, tables
+from hydratune.sweep import halving, ranking, rungs, tables
 from hydratune.sweep.arrange import Planner, makespan
 from hydratune.sweep.plan import Entry, Unit, settled
 from hydratune.sweep.pool import Event, Places, Pool, ending
-from hydratune.sweep.prerequisites import Prerequisites
+from hydratune.sweep.prerequisites import averaged, ready, tested
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
 from hydratune.sweep.worker import record_failure
@@ -39,7 +40,7 @@ class SweepRunner:
         self.screen = SweepScreen()
         self._pool = Pool(directory / ".workers")
         self._planner = Planner(self._pool, settings, dry_run)
-        self._prerequisites = Prerequisites(self._pool, self.screen.heard)
+        self._graph: JobGraph[bool] = JobGraph(self._do)
         self._written = 0.0
         self._soups: list[str] = []
         self._retried: set[int] = set()  # jobs whose worker has died while it ran them alone
@@ -78,29 +79,28 @@ class SweepRunner:
             self._leave_nothing()
             return []
         ranked = ranking.read(self.directory)
-        failed = [self._test(ranked), self._average(ranked) if self.settings.soup != "none" else None]
+        follows = [self._winner(ranked), self._soup(ranked) if self.settings.soup != "none" else None]
+        whys = [(node, self._graph.failure(node)) for node in follows if node is not None]
+        failed = [node.failure.format(why) for node, why in whys if why is not None]
         self._rank(everything=True)
         report.write(self.directory)
         report.show(self.directory, self.screen)
         if ranked.winner is not None and (again := ranked.winner.record.again):
             self.screen.line(f"the best job by itself, with the same bits:\n  {again}")
-        return [sentence for sentence in failed if sentence]
+        return failed
 
-    def _test(self, ranked: ranking.Ranking) -> str | None:
-        """Read the winner's test split, once. Its training stays complete if that fails; why it did is returned."""
+    # ---- what needs another one, and what follows all of them
+
+    def _winner(self, ranked: ranking.Ranking) -> Node | None:
+        """The test of the best job. Its training stays complete if that fails."""
         best = ranked.winner.directory if ranked.winner is not None else None
         winner = next((e for e in self.entries.values() if e.directory == best and e.same_as is None), None)
         if winner is None or winner.job is None or winner.job.config.test is False:
             return None
-        metric, alone = self.outcomes[winner.number], Places.of(1)
-        tested = replace(winner, job=replace(winner.job.with_config(test=True, resume="auto"), halt=None))
-        self._work([Unit([tested], alone.threads())], alone, {}, quiet=True)
-        outcome = self.outcomes[winner.number]
-        self.outcomes[winner.number] = metric
-        return f"the test of the best job, {winner.name}, failed: {outcome}" if isinstance(outcome, str) else None
+        return tested(replace(winner, job=replace(winner.job.with_config(test=True, resume="auto"), halt=None)))
 
-    def _average(self, ranked: ranking.Ranking) -> str | None:
-        """Average the complete jobs that began where the winner did, and list that as one more row; or why not."""
+    def _soup(self, ranked: ranking.Ranking) -> Node | None:
+        """The average of the complete jobs that began where the winner did, listed as one more row."""
         from hydratune.sweep.soup import start_of
 
         by_directory = {e.directory: e for e in self.entries.values() if e.same_as is None and e.job is not None}
@@ -109,18 +109,45 @@ class SweepRunner:
             return None
         start = start_of(ranked.winner.directory)
         alike = sorted((r for r in rows if start_of(r.directory) == start), key=lambda r: -r.value)
-        home = self.directory / f"soup-{self.settings.soup}"
-        alone = Places.of(1)
-        unit = Unit([by_directory[r.directory] for r in alike], alone.threads())
-        for event in self._pool.run(f"soup:{self.settings.soup}:{home}", [unit], alone):
+        how = self.settings.soup
+        return averaged(how, self.directory / f"soup-{how}", [by_directory[r.directory] for r in alike])
+
+    def _do(self, node: Node) -> bool:
+        """A node of the graph, by a worker that has the machine to itself. Raises Unmet where it fails."""
+        alone, entries = Places.of(1), node.payload
+        if node.kind == "ready":  # all that it needs has been done
+            return True
+        if node.kind == "test":
+            return self._test(entries[0])
+        failed = None
+        for event in self._pool.run(node.kind, [Unit(entries, alone.threads())], alone):
             self.screen.heard(event)
-            if event.died or "failed" in event.message:
-                return (
-                    f"sweep.soup={self.settings.soup} failed: {event.message.get('failed') or ending(event.died or 0)}"
-                )
-        self._soups = [home.name]
-        self._write_jobs()
-        return None
+            failed = event.message.get("failed") or failed
+            if event.died:
+                failed = failed or ending(event.died)
+        if failed is not None:
+            raise Unmet(failed)
+        if node.kind.startswith("soup:"):
+            self._soups = [f"soup-{self.settings.soup}"]
+            self._write_jobs()
+        return True
+
+    def _test(self, winner: Entry) -> bool:
+        """Read its test split, once."""
+        metric, alone = self.outcomes[winner.number], Places.of(1)
+        self._work([Unit([winner], alone.threads())], alone, {}, quiet=True)
+        outcome = self.outcomes[winner.number]
+        self.outcomes[winner.number] = metric
+        if isinstance(outcome, str):
+            raise Unmet(outcome)
+        return True
+
+    def _unmet(self, entries: Sequence[Entry]) -> dict[int, str]:
+        """By number, why entries cannot run. All data is looked at before any pretraining is made."""
+        nodes = {e.number: ready(e) for e in entries}
+        for need in (need for node in nodes.values() for need in node.needs if need.kind == "check"):
+            self._graph.failure(need)
+        return {number: why for number, node in nodes.items() if (why := self._graph.failure(node)) is not None}
 
     # ---- what there is to do
 
@@ -170,7 +197,7 @@ class SweepRunner:
                 self.outcomes[entry.number] = metric
         if done := len(entries) - len(left):
             self.screen.line(f"{done} of {len(entries)} jobs are as far already")
-        failed = self._prerequisites.failures(left)
+        failed = self._unmet(left)
         for entry in left:
             if entry.number in failed:
                 self._fail(entry, failed[entry.number])
@@ -233,21 +260,8 @@ class SweepRunner:
     # ---- halving
 
     def _survivors(self, entries: Sequence[Entry], halt: float) -> list[Entry]:
-        standings = []
-        for entry in entries:
-            record = RunRecord.read(entry.directory)
-            value = ranking.value_at(record, halt)
-            assert entry.job is not None and value is not None and record.num_steps is not None
-            cell = json.dumps([[k, v] for k, v in sorted(entry.varies.items()) if k != "seed"])
-            last = halt * record.num_steps > (record.last_phase or 0)
-            standings.append(halving.Standing(entry.number, cell, entry.job.choices.get("freeze", ""), value, last))
         assert self.settings.halving.factor is not None
-        out = halving.goes_on(standings, self.settings.halving.factor)
-        for entry in entries:
-            record = RunRecord.read(entry.directory)
-            if entry.number in out and record.status != "complete":
-                why = f"{out[entry.number]}, at {halt:.0%} of its steps"
-                write_record(entry.directory, record.changed(status="stopped", stopped=why))
+        out = rungs.stopped(entries, halt, self.settings.halving.factor)
         self.screen.line(f"halving at {halt:.0%} of the steps: {len(entries) - len(out)} of {len(entries)} jobs go on")
         return [e for e in entries if e.number not in out]
 
