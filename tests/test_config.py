@@ -30,6 +30,7 @@ NEEDED = {
     "dataset=text_hub": ["dataset.name=here"],
     "freeze=pattern": ["freeze.train=[head]"],
     **{f"dataset={d}": ["dataset.path=here"] for d in ("text_csv", "text_columns", "text_files", "causal_files")},
+    "dataset=image_csv": ["dataset.path=here"],
 }
 SUPPLIED = {"input_shape": (3, 32, 32), "text_spec": TextSpec(100, 16, {"pad": 0, "mask": 1}), "inherited": None}
 

@@ -157,6 +157,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.scenario(23)
 @pytest.mark.scenario(1)
+@pytest.mark.slow
 def test_kill_and_resume_ends_where_an_unbroken_run_does(tmp_path: Path) -> None:
     """SIGKILL in the middle, then resume=DIR: the same bits, and the same values in TensorBoard."""
     arguments = [
@@ -199,6 +200,7 @@ def test_a_directory_that_holds_a_run_is_not_written_over(run: Runner, tmp_path:
         run("stage=pretrain", "epochs=1")
 
 
+@pytest.mark.slow
 def test_an_interrupted_pretraining_is_gone_on_with_and_can_be_resumed_alone(tmp_path: Path) -> None:
     process = start("stage=finetune", *SMALL, "pretrain.epochs=200", cwd=tmp_path)
     wait_until(lambda: list(tmp_path.glob("outputs/pretrain/auto-*/checkpoints/step-*/manifest.json")))

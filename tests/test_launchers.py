@@ -19,6 +19,7 @@ def complete(home: Path) -> list[str]:
     return sorted(p.parent.name for p in home.glob("*/run.json") if '"status": "complete"' in p.read_text())
 
 
+@pytest.mark.slow
 def test_optuna_maximises_goes_on_and_agrees_with_our_table(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     command = [

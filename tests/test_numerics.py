@@ -67,6 +67,7 @@ def holds(pid: int, file: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_threads_that_it_began_with(tmp_path: Path) -> None:
     options = [*TINY, "stage=pretrain", "model=mlp", "epochs=2", "hydra.run.dir=run"]
     first = hydratune(*options, "steps=3", cwd=tmp_path, OMP_NUM_THREADS="1")

@@ -220,6 +220,7 @@ def test_a_run_tells_no_secret(awkward: Callable[..., CompletedProcess[str]], tm
     assert not told_in(tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_no_secret(awkward: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     line = ["-m", "stage=pretrain", "hydra.sweep.dir=s"]
     tokens = "++model.token=${oc.env:S_TEXT},${oc.env:S_LONG},${oc.env:S_ROOT}"

@@ -130,6 +130,7 @@ STRATEGIES = "none,head_only,last_groups,lp_ft,gradual,lora"
 
 
 @pytest.mark.scenario(27)
+@pytest.mark.slow
 def test_a_shared_sweep_is_what_each_job_is_alone(tmp_path: Path) -> None:
     """Bit for bit, for sharing on and off and for a job by itself; only run.json says who ran beside whom."""
     job = [*FINETUNE, "model=resnet9_w16", f"freeze={STRATEGIES}", "optimizer.lr=0.01,0.03", "engine.eval_every=6"]
@@ -155,6 +156,7 @@ def test_a_shared_sweep_is_what_each_job_is_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.scenario(26)
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hydratune", "-m", *FINETUNE, "freeze=none,head_only", "optimizer.lr=0.01,0.03",
                "epochs=30", "engine.eval_every=6", "hydra.sweep.dir=killed"]  # fmt: skip
@@ -206,6 +208,7 @@ def test_dry_run_shows_what_is_shared_and_writes_nothing(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("run.json")) and not list(tmp_path.glob("outputs/sweeps/*"))
 
 
+@pytest.mark.slow
 def test_halving_goes_on_from_checkpoints_exactly(tmp_path: Path) -> None:
     job = [*FINETUNE, "freeze=none,lp_ft", "optimizer.lr=0.003,0.01,0.03", "epochs=9", "engine.eval_every=6"]
     done = hydratune("-m", *job, "sweep.halving.factor=3", "hydra.sweep.dir=halved", cwd=tmp_path)

@@ -25,7 +25,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OWN = {"WORLD_SIZE", "RANK", "PYTHONPROFILEIMPORTTIME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}  # read at imports
 _server: list[Path] = []  # the socket of this process's server
-_process: list[subprocess.Popen[bytes]] = []  # which ends when this one has
 
 
 def can_serve(environment: Mapping[str, str]) -> bool:
@@ -55,8 +54,9 @@ def run(
 
 def _start() -> Path:
     path = Path(tempfile.mkdtemp(prefix="warm-")) / "socket"
-    started = subprocess.Popen([sys.executable, "-m", "tests.warm", str(path), str(os.getpid())], cwd=ROOT)
-    _process.append(started)
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tests.warm", str(path), str(os.getpid())]
+    os.posix_spawn(sys.executable, command, {**os.environ, "PYTHONPATH": paths})
     deadline = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < deadline, "the server does not begin"

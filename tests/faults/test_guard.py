@@ -212,6 +212,7 @@ def tried(seed: int, place: Path) -> tuple[bool, list[str]]:
 
 @pytest.mark.scenario(35)
 @pytest.mark.parametrize(("first", "many"), [(0, 16), pytest.param(16, 200, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_nothing_of_a_strange_directory_reaches_hydra(tmp_path: Path, first: int, many: int) -> None:
     accepted = 0
     for seed in range(first, first + many):
@@ -222,6 +223,7 @@ def test_nothing_of_a_strange_directory_reaches_hydra(tmp_path: Path, first: int
 
 
 @pytest.mark.scenario(35)
+@pytest.mark.slow
 def test_without_the_guard_they_would_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.payloads.refuse_foreign_hydra", lambda *arguments: None)
     assert sum(bool(tried(seed, tmp_path)[1]) for seed in range(10)) >= 2

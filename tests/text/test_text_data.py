@@ -115,7 +115,7 @@ def test_wishes_that_an_inherited_tokenizer_does_not_fulfil_are_told(
     trained_as: dict[str, Any], wished: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     trained(tmp_path, ["One two three two three"] * 3, **trained_as).save(tmp_path / "kept", 64)
-    told = TokenizerRecipe(**wished).tokenizer(list, "", str(tmp_path / "kept")).said
+    told = TokenizerRecipe(**wished).tokenizer(list, "", str(tmp_path / "kept")).message
     assert said in told and ("asks for" in told) == bool(said), told
 
 

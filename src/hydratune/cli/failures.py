@@ -46,8 +46,8 @@ def readable_errors(
             print(as_shown("".join(format_exception(error))), end="", file=sys.stderr)
             sys.exit(1 if text is None else 2)
         if not quiet or text is None:
-            said = text if text is not None else unforeseen(error, trusted(arguments), run)
-            print(as_shown(f"{f'rank {rank()}: ' if rank() else ''}error: {said}"), file=sys.stderr)
+            message = text if text is not None else unforeseen(error, trusted(arguments), run)
+            print(as_shown(f"{f'rank {rank()}: ' if rank() else ''}error: {message}"), file=sys.stderr)
         if not leave:
             raise
         if run is not None:

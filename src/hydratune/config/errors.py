@@ -55,8 +55,8 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     if isinstance(own, OSError) and own.errno in PATHS and own.filename is not None:
         return f"{own.filename}: {own.strerror}; outputs, name and dataset.root say where files are written and read"
     if isinstance(own, RuntimeError | MemoryError) and ("out of memory" in str(own) or isinstance(own, MemoryError)):
-        said = (str(own).splitlines() or ["out of memory"])[0]
-        return f"{said}; a smaller batch_size, or engine.accumulate=2, needs less"
+        message = (str(own).splitlines() or ["out of memory"])[0]
+        return f"{message}; a smaller batch_size, or engine.accumulate=2, needs less"
     return None
 
 
@@ -69,12 +69,12 @@ def unforeseen(error: BaseException, trusted: Sequence[str], run: str | None) ->
         (home / TRACEBACK).write_text(whole, encoding="utf-8", errors="backslashreplace")
     except OSError:
         kept = f"its traceback:\n{whole}"
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    message = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     frames = traceback.extract_tb(error.__traceback__)
     theirs = next((f for f in reversed(frames) if _package(f.filename, trusted)), None)
     if theirs is not None:
-        return f"{said} (in {os.path.relpath(theirs.filename)} line {theirs.lineno}); {kept}"
-    return f"this is a fault of hydratune: {said}; {kept}. Please report it with that file and the command"
+        return f"{message} (in {os.path.relpath(theirs.filename)} line {theirs.lineno}); {kept}"
+    return f"this is a fault of hydratune: {message}; {kept}. Please report it with that file and the command"
 
 
 def _package(file: str, packages: Sequence[str]) -> bool:

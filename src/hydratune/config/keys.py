@@ -61,8 +61,8 @@ def _check(node: Any, known: Sequence[str], where: str) -> None:
         if key in ("experiment", "debug") and not where and isinstance(value, Mapping):
             raise ValueError(f"{key}: the file chosen by {key}=... must begin with the line `# @package _global_`")
         if key not in known:
-            said = f"={value}" if not isinstance(value, Mapping) else ""
-            raise ValueError(f"{where}{key}{said}: no such key; {nearest(str(key), known)}")
+            message = f"={value}" if not isinstance(value, Mapping) else ""
+            raise ValueError(f"{where}{key}{message}: no such key; {nearest(str(key), known)}")
     for key in known:
         if key not in node:
             raise ValueError(f"{where}{key}: is missing; every job needs it, so ~{where}{key} cannot be")

@@ -26,8 +26,8 @@ def part_called(name: str) -> str | None:
 def part_named(name: str) -> str | None:
     """train, val or test, where a name says so at its beginning or its end: validation_matched, wiki.train, DEV."""
     words = [word for word in re.split(r"[-_. ]+", name) if word]
-    said = [part_called(end) for end in (*words[:1], *words[-1:])]
-    return next((part for part in said if part), None)
+    called = [part_called(end) for end in (*words[:1], *words[-1:])]
+    return next((part for part in called if part), None)
 
 
 def refuse_twice(names: Iterable[str], where: str) -> None:
@@ -36,6 +36,6 @@ def refuse_twice(names: Iterable[str], where: str) -> None:
     for name in names:
         if part := part_called(name):
             by_part.setdefault(part, set()).add(name)
-    for part, said in by_part.items():
-        if len(said) > 1:
-            raise ValueError(f"{where}: {' and '.join(sorted(said))} both mean {part}; which one is it?")
+    for part, own in by_part.items():
+        if len(own) > 1:
+            raise ValueError(f"{where}: {' and '.join(sorted(own))} both mean {part}; which one is it?")

@@ -56,7 +56,7 @@ class Backward:
                 # With shares of tensors every pass is everybody's: none makes another one alone.
                 if self.runtime.shares or not ran_out(error) or parts >= len(batch.ids):
                     raise
-                said = str(error).splitlines()[0]
+                message = str(error).splitlines()[0]
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -72,7 +72,7 @@ class Backward:
             self.state.parts = 2 * parts
             exactly = "the same" if self._exact else "not quite the same, as BatchNorm and dropout see smaller batches"
             print(
-                f"warning: step {step}: {said}. From here on a step is made of {self.state.parts} micro-batches of "
+                f"warning: step {step}: {message}. From here on a step is made of {self.state.parts} micro-batches of "
                 f"{math.ceil(len(batch.ids) / self.state.parts)} samples; what it computes is {exactly}"
             )
 

@@ -12,9 +12,9 @@ from hydratune.core.types import Features
 
 def ran_out(error: BaseException) -> bool:
     """Whether it says that memory ran out, of a GPU or of the machine."""
-    said = str(error)
+    message = str(error)
     words = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
-    return isinstance(error, RuntimeError | MemoryError) and any(w in said for w in words)
+    return isinstance(error, RuntimeError | MemoryError) and any(w in message for w in words)
 
 
 def make_room() -> None:

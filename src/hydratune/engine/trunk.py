@@ -124,7 +124,7 @@ def plan_caches(
     for that would.
     """
     views, steps = train_stream.views, train_stream.steps_per_epoch
-    said: list[str] = []
+    reasons: list[str] = []
     chosen: dict[Phase, int] = {}
     for phase, cost, row in zip(phases, costs, row_bytes, strict=True):
         if mode in ("memory", "disk") and phase.cut and views is None:
@@ -147,17 +147,17 @@ def plan_caches(
             reason = "no: reading would cost as much as computing"
         elif row is not None:
             chosen[phase] = row * len(train_stream.split) * (views or 1)
-        said.append(reason or "")
+        reasons.append(reason or "")
     largest = max(chosen.values(), default=0)
     memory = mode == "memory" or (mode == "auto" and largest <= runtime.cache_memory_mb * 2**20)
     limit = (runtime.cache_memory_mb if memory else runtime.cache_disk_mb) * 2**20
     if mode == "auto" and largest > limit:
-        said = [s or f"no: {largest / 2**20:,.0f} MB are more than runtime.cache_disk_mb" for s in said]
+        reasons = [s or f"no: {largest / 2**20:,.0f} MB are more than runtime.cache_disk_mb" for s in reasons]
         chosen = {}
     where = "memory" if memory else "disk"
-    told = [s or f"{where}, {chosen[p] / 1e6:,.1f} MB" for s, p in zip(said, phases, strict=True)]
+    shown = [s or f"{where}, {chosen[p] / 1e6:,.1f} MB" for s, p in zip(reasons, phases, strict=True)]
     store = FeatureStore(where, limit, directory)
-    return Caches(frozenset(chosen), store, data["train"], data["val"]), told
+    return Caches(frozenset(chosen), store, data["train"], data["val"]), shown
 
 
 def _read_seconds(row_bytes: int, runtime: Runtime) -> float:

@@ -45,14 +45,14 @@ def _backward(groups: Sequence[LayerGroup], phase: Phase) -> str:
     owned = parameter_names(groups)
     lowest = next(i for i, names in enumerate(owned) if not phase.trainable.isdisjoint(names))
     trained = [n for n in owned[lowest] if n in phase.trainable]
-    said = f"stops at {groups[lowest].name}" if lowest else "runs through all"
+    message = f"stops at {groups[lowest].name}" if lowest else "runs through all"
     if len(trained) < len(owned[lowest]):
-        said += f", because of {trained[0]}" + (f" and {len(trained) - 1} more" if len(trained) > 1 else "")
+        message += f", because of {trained[0]}" + (f" and {len(trained) - 1} more" if len(trained) > 1 else "")
     frozen = [
         g.name for g, names in list(zip(groups, owned, strict=True))[lowest + 1 :]
         if names and phase.trainable.isdisjoint(names)
     ]  # fmt: skip
-    return said + (f", through frozen {', '.join(frozen)}" if frozen else "")
+    return message + (f", through frozen {', '.join(frozen)}" if frozen else "")
 
 
 def _norms(groups: Sequence[LayerGroup], phase: Phase) -> str:

@@ -116,8 +116,8 @@ def read_state_dict(path: str | Path, key: str | None = None) -> tuple[dict[str,
         raise ValueError(f"{path} holds no named tensors")
     chosen = _chosen(found, path, key)
     others = [".".join(k) for k in found if k and k != chosen]
-    said = f"its {'.'.join(chosen)}" if chosen else ""
-    return found[chosen], said + (f"; init_key={others[0]} would take another of what it holds" if others else "")
+    message = f"its {'.'.join(chosen)}" if chosen else ""
+    return found[chosen], message + (f"; init_key={others[0]} would take another of what it holds" if others else "")
 
 
 def _state_dicts(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:

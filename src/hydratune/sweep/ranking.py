@@ -58,7 +58,7 @@ class Ranking:
         """A sentence per numeric key whose best value lies at the end of its grid."""
         if not self.cells:
             return []
-        said = []
+        sentences = []
         best = dict(self.cells[0].settings)
         for key in self.keys:
             pairs = [(v, r) for r in self.rows if (v := number(r.varies.get(key))) is not None]
@@ -67,8 +67,8 @@ class Ranking:
             at = number(best.get(key))
             if key != "seed" and len(compared) > 1 and at in (values[0], values[-1]):
                 end, beyond = ("lower", "smaller") if at == values[0] else ("upper", "larger")
-                said.append(f"the best {key}, {best[key]}, lies at the {end} edge of its grid: try {beyond} ones")
-        return said
+                sentences.append(f"the best {key}, {best[key]}, lies at the {end} edge of its grid: try {beyond} ones")
+        return sentences
 
 
 def number(text: str | None) -> float | None:

@@ -50,11 +50,11 @@ def _shares(entry: Entry, unit: Unit, costs: Mapping[int, Any]) -> str:
         return "nothing"
     fork = costs.get(entry.number, {}).get("fork", 0)
     shared = [n for n in others if fork and costs.get(n, {}).get("fork", 0)]
-    said = f"data and batches with {_listed(others)}"
+    message = f"data and batches with {_listed(others)}"
     if shared:
         name = costs[entry.number]["fork_name"]
-        said += f"; the trunk below {name} with {_listed(shared)}"
-    return said
+        message += f"; the trunk below {name} with {_listed(shared)}"
+    return message
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -96,9 +96,9 @@ def _why(path: Path, error: Exception) -> str:
         return "it is a link that leads nowhere"
     if isinstance(error, UnidentifiedImageError):
         return f"PIL reads it as none of {', '.join(FORMATS)}"
-    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    plain = isinstance(error, OSError | SyntaxError | ValueError) and said
-    return said if plain else f"{type(error).__name__} {said}".strip()
+    message = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    plain = isinstance(error, OSError | SyntaxError | ValueError) and message
+    return message if plain else f"{type(error).__name__} {message}".strip()
 
 
 def _square(source: Path | BytesIO, path: Path, size: int, white: float | None) -> Image.Image:

@@ -148,8 +148,8 @@ def _range_of(values: Any, depth: Depth) -> tuple[float, float]:
         raw = high < 2**depth.significant and bool((values % 2 ** (16 - depth.significant) > 1).any())
         return 0.0, 2.0**depth.significant - 1 if raw else FULL
     if high < DARK:
-        said = f"has values that reach {high:g} of {FULL}"
-        raise Unscaled(f"{said}, and {hint}, and dataset.white={FULL} that it is really so dark")
+        message = f"has values that reach {high:g} of {FULL}"
+        raise Unscaled(f"{message}, and {hint}, and dataset.white={FULL} that it is really so dark")
     return 0.0, FULL
 
 

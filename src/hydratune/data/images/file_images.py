@@ -170,9 +170,9 @@ class FileImages(DividedImages):
         result = {}
         with threads(self.workers) as pool:
             for name, (paths, labels) in parts.items():
-                said = list(pool.map(self._fault, paths))
-                kept = [i for i, fault in enumerate(said) if fault is None]
-                broken += [fault for fault in said if fault is not None]
+                faults = list(pool.map(self._fault, paths))
+                kept = [i for i, fault in enumerate(faults) if fault is None]
+                broken += [fault for fault in faults if fault is not None]
                 result[name] = ([paths[i] for i in kept], labels[kept])
         for fault in broken:
             print(as_shown(f"warning: left out: {fault}"))

@@ -26,8 +26,8 @@ class Layout:
 def layout_of(root: Path) -> Layout:
     """A folder per class, or parts that hold those. Raises ValueError where it is neither, or could be both."""
     if not root.is_dir():
-        said = "is a file, and no archive of a known kind" if root.is_file() else "no such folder"
-        raise ValueError(f"dataset.root={root}: {said}; {SHOULD}")
+        message = "is a file, and no archive of a known kind" if root.is_file() else "no such folder"
+        raise ValueError(f"dataset.root={root}: {message}; {SHOULD}")
     whole = walk(root)
     folders = whole.inner()
     holding = [name for name, folder in folders.items() if folder.images]
@@ -48,20 +48,20 @@ def layout_of(root: Path) -> Layout:
 
 
 def _of_parts(whole: Folder, folders: Mapping[str, Folder], names: Sequence[str]) -> Layout:
-    said = f"dataset.root={whole.path}"
-    refuse_twice(names, said)
+    message = f"dataset.root={whole.path}"
+    refuse_twice(names, message)
     for name in folders:
         if name not in names and (folders[name].images or part_called(name)):
-            _refuse_beside(said, folders[name], names)
+            _refuse_beside(message, folders[name], names)
     parts = {str(part_called(name)): folders[name] for name in names}
     if "train" not in parts:
-        raise ValueError(f"{said}: {listed(names)} hold folders of images as parts do, but none is called train")
+        raise ValueError(f"{message}: {listed(names)} hold folders of images as parts do, but none is called train")
     inner = {part: folder.inner() for part, folder in parts.items()}
     classes = _classes(parts["train"], inner["train"])
     others = [*whole.loose, *(other for other in whole.others if other.partition("/")[0] not in names)]
     for part, folder in parts.items():
         if foreign := [name for name, own in inner[part].items() if own.images and name not in classes]:
-            raise ValueError(f"{said}: {folder.path} has classes that train has not: {listed(foreign)}")
+            raise ValueError(f"{message}: {folder.path} has classes that train has not: {listed(foreign)}")
         others += [f"{folder.path.name}/{other}" for other in (*folder.others, *folder.loose)]
     return Layout({part: _images(inner[part], classes) for part in parts}, classes, sorted(others))
 
@@ -70,14 +70,16 @@ def _images(folders: Mapping[str, Folder], classes: Sequence[str]) -> dict[str, 
     return {name: [folders[name].path / i for i in folders[name].images] if name in folders else [] for name in classes}
 
 
-def _refuse_beside(said: str, folder: Folder, parts: Sequence[str]) -> None:
+def _refuse_beside(message: str, folder: Folder, parts: Sequence[str]) -> None:
     name = folder.path.name
     if not folder.images:
-        raise ValueError(f"{said}: {name} is called like a part, and holds no images{_but(folder.others)}")
+        raise ValueError(f"{message}: {name} is called like a part, and holds no images{_but(folder.others)}")
     if part_called(name):
-        raise ValueError(f"{said}: the images of {name} lie in no folders of classes, as those of {listed(parts)} do")
+        raise ValueError(
+            f"{message}: the images of {name} lie in no folders of classes, as those of {listed(parts)} do"
+        )
     raise ValueError(
-        f"{said}: {name} lies beside {listed(parts)}; it should hold folders of classes, or parts such as train and "
+        f"{message}: {name} lies beside {listed(parts)}; it should hold folders of classes, or parts such as train and "
         "test that hold those, and not both"
     )
 

@@ -95,8 +95,8 @@ def _paired(images: Path, masks: Path, others: list[str]) -> Pairs:
         keys = [f"{_key(image, images)}{suffix}" for suffix in SUFFIXES]
         own = [mask for key in keys for mask in by_stem.get(key, ())]
         if len(own) != 1:
-            said = f"no mask in {masks}" if not own else f"two masks, {own[0].name} and {own[1].name}"
-            raise ValueError(f"dataset: {image} has {said}; they are matched by their names without the ending")
+            message = f"no mask in {masks}" if not own else f"two masks, {own[0].name} and {own[1].name}"
+            raise ValueError(f"dataset: {image} has {message}; they are matched by their names without the ending")
         pairs.append((image, own[0]))
         taken.add(own[0])
     if not pairs:

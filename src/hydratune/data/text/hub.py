@@ -53,8 +53,8 @@ class HubTexts(FromSource, LabelledTexts):
         try:
             found = datasets.load_dataset(os.path.expanduser(self.name), self.subset)
         except Exception as error:
-            said = " ".join(hidden(str(error)).split())[:200]
-            raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({said})") from None
+            message = " ".join(hidden(str(error)).split())[:200]
+            raise ValueError(f"dataset.name={self.name}: could not be had from the hub ({message})") from None
         rows: dict[str, list[Any]] = {}
         dropped: dict[str, int] = {}
         for own in found:

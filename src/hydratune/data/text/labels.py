@@ -21,8 +21,8 @@ def given(classes: Sequence[str | int] | None) -> list[str] | None:
     if len(names) < 2:
         raise ValueError(f"dataset.classes={names}: there is nothing to tell apart; null takes those of train")
     if wrong := [name for name in names if not name or names.count(name) > 1]:
-        said = f"has {wrong[0]!r} more than once" if wrong[0] else "has an empty name"
-        raise ValueError(f"dataset.classes={names}: {said}")
+        message = f"has {wrong[0]!r} more than once" if wrong[0] else "has an empty name"
+        raise ValueError(f"dataset.classes={names}: {message}")
     return names
 
 
@@ -55,6 +55,6 @@ def doubts(counts: Mapping[str, int]) -> list[str]:
     for name in counts:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     several = [" and ".join(map(repr, sorted(names))) for names in alike.values() if len(names) > 1]
-    said = [f"the labels {names} look alike, and are classes of their own" for names in several]
+    sentences = [f"the labels {names} look alike, and are classes of their own" for names in several]
     missing = [(name, count) for name, count in counts.items() if name.lower() in PERHAPS]
-    return said + [f"the label {n!r}, {c:,} times in train, may stand for a missing one" for n, c in missing]
+    return sentences + [f"the label {n!r}, {c:,} times in train, may stand for a missing one" for n, c in missing]

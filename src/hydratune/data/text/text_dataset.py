@@ -158,10 +158,10 @@ class TextDataset(Dataset):
         return self._splits[name]
 
     def check(self, test: bool) -> Sequence[str]:
-        said = [*self.doubts(), *duplicates(self.compared(), self.unit, self.duplicates)]
+        sentences = [*self.doubts(), *duplicates(self.compared(), self.unit, self.duplicates)]
         for name in SPLITS if test else SPLITS[:2]:
             self.split(name)
-        return said
+        return sentences
 
     def _unknown(self, split: TextSplit) -> str:
         own = self.tokenizer.special
@@ -204,8 +204,8 @@ class TextDataset(Dataset):
         self.tokenizer.save(home, self.max_length, words=export and self.task.question == "token")
         other = [shown(Path(p.name)) for p in self.left_alone()]
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        said = f"; left alone, as they are called neither train, val nor test: {', '.join(other[:3])}{more}"
-        return f"tokenizer: {self.tokenizer.said}; {self.tokenizer.vocab_size:,} tokens{said if other else ''}"
+        message = f"; left alone, as they are called neither train, val nor test: {', '.join(other[:3])}{more}"
+        return f"tokenizer: {self.tokenizer.message}; {self.tokenizer.vocab_size:,} tokens{message if other else ''}"
 
     def of_texts(self, texts: Sequence[str | tuple[str, str]], labels: Tensor) -> TextSplit:
         """A sample of each text, or pair of texts."""

@@ -37,8 +37,8 @@ class TextSplit:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def summarised(self, *said: str) -> TextSplit:
-        return replace(self, summary="; ".join(filter(None, said)))
+    def summarised(self, *sentences: str) -> TextSplit:
+        return replace(self, summary="; ".join(filter(None, sentences)))
 
 
 class Noise:
@@ -130,8 +130,8 @@ class TextStream(Stream):
         return [self.tokenizer.decode(self.split.tokens[a : a + n].tolist()) for a, n in rows]
 
     def shown(self, ids: Sequence[int], captions: Sequence[str]) -> str:
-        said = [" ".join(c.split()) for c in captions]
-        return markdown_table(("", "text"), list(zip(said, map(as_cell, self.texts(ids)), strict=True)))
+        shown = [" ".join(c.split()) for c in captions]
+        return markdown_table(("", "text"), list(zip(shown, map(as_cell, self.texts(ids)), strict=True)))
 
     def _row(self, ids: Tensor) -> Tensor:
         return self._rank_of[ids]

@@ -56,12 +56,12 @@ def table_rows(path: Path, form: Form, columns: Sequence[Column]) -> Iterator[Ro
     content, ending = read_text(path), path.suffix.lower()
     if ending.startswith(".json"):
         return _json_rows(shown(path), content, columns)
-    said = SEPARATOR.match(content)
-    usual = said[1] if said else "," if ending == ".csv" else "\t"
+    declared = SEPARATOR.match(content)
+    usual = declared[1] if declared else "," if ending == ".csv" else "\t"
     delimiter = TYPED.get(form.delimiter or "", form.delimiter) or usual
     auto = None if delimiter == "\t" and ending != ".csv" else '"'
     own = Form(form.header, auto if form.quote == "auto" else form.quote, delimiter)
-    return _separated_rows(shown(path), content, said.end() if said else 0, own, columns)
+    return _separated_rows(shown(path), content, declared.end() if declared else 0, own, columns)
 
 
 # ---- with delimiters
@@ -110,9 +110,9 @@ def _refuse_undivided(path: str, first: str, delimiter: str) -> None:
     """Raises ValueError where a first row is one value, and another delimiter would make more of it."""
     other = max("\t;|,", key=first.count)
     if other in first:
-        said = _called(delimiter).removeprefix("a ")
+        message = _called(delimiter).removeprefix("a ")
         typed = "tab" if other == "\t" else f'"{other}"'
-        raise ValueError(f"dataset: {path} has no {said}s between its values; 'dataset.delimiter={typed}' reads it")
+        raise ValueError(f"dataset: {path} has no {message}s between its values; 'dataset.delimiter={typed}' reads it")
 
 
 def _refuse_twice(path: str, names: Sequence[str], columns: Sequence[Column]) -> None:
@@ -182,8 +182,8 @@ def _parsed(text: str, path: str, line: int | None = None) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"dataset: {path} line {line or error.lineno} is no JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
-        raise ValueError(f"dataset: {path}{f' line {line}' if line else ''}: {said}") from None
+        message = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise ValueError(f"dataset: {path}{f' line {line}' if line else ''}: {message}") from None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

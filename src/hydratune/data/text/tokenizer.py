@@ -38,7 +38,7 @@ class Tokenizer:
 
     fast: Any
     home: str
-    said: str
+    message: str
 
     @cached_property
     def special(self) -> Mapping[str, int]:
@@ -212,7 +212,7 @@ class TokenizerRecipe:
         if before is None:
             return self._trained(texts, files)
         other = before.otherwise(self.kind, self.lowercase)
-        return replace(before, said=f"{before.said}; {other}") if other else before
+        return replace(before, message=f"{before.message}; {other}") if other else before
 
     def _trained(self, texts: Callable[[], Iterable[str]], files: str) -> Tokenizer:
         from importlib.metadata import version
@@ -233,7 +233,7 @@ class TokenizerRecipe:
         return load(str(home), f"{kind}{', lower case' * lowercase}, trained on train")
 
 
-def load(name: str, said: str) -> Tokenizer:
+def load(name: str, message: str) -> Tokenizer:
     """Raises ValueError where there is none, or one that is not made of data alone."""
     transformers = library()
     home = expanded(name)
@@ -250,23 +250,23 @@ def load(name: str, said: str) -> Tokenizer:
         ) from None
     if getattr(fast, "backend_tokenizer", None) is None:
         raise ValueError(f"dataset.tokenizer.name={name}: is no tokenizer of the `tokenizers` library")
-    return Tokenizer(fast, name, said)
+    return Tokenizer(fast, name, message)
 
 
 def unread(name: str, error: Exception) -> str:
     """Why the library could not read a directory or name of the hub: its first sentence, as the others are advice."""
-    said = " ".join(hidden(str(error)).split()).split(". ")[0][:300]
+    message = " ".join(hidden(str(error)).split()).split(". ")[0][:300]
     if expanded(name).is_dir():
-        return said
+        return message
     of_hub = not name.startswith((".", "/", "~")) and name.count("/") <= 1
-    return f"no such directory, and it could not be had from the hub: {said}" if of_hub else "no such directory"
+    return f"no such directory, and it could not be had from the hub: {message}" if of_hub else "no such directory"
 
 
 def _class_of(home: Path) -> str | None:
     """What tokenizer_config.json calls it; that of the model's kind where there is one."""
     config = home / CONFIG
-    said = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
-    return said or ("of the model" if (home / "config.json").is_file() else None)
+    named = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
+    return named or ("of the model" if (home / "config.json").is_file() else None)
 
 
 def library() -> Any:

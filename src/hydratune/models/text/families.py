@@ -127,13 +127,13 @@ def _any(source: Any, question: str, separator: int | None) -> tuple[Groups, nn.
     short = Padded(tokens[1:2, :2], torch.tensor([2]), tokens.new_empty(1, 0))
     try:
         with torch.no_grad():
-            said, alone = (head.eval()(groups[0][1].eval()(given)) for given in (example, short))
+            outputs, alone = (head.eval()(groups[0][1].eval()(given)) for given in (example, short))
     except Exception as error:
         reason = str(error).splitlines()[:1]
         raise ValueError(f"model: {kind} cannot be divided into a body and a head ({' '.join(reason)})") from None
-    if question == "causal" and not torch.allclose(said[0, :2], said[2, :2], atol=1e-4):
+    if question == "causal" and not torch.allclose(outputs[0, :2], outputs[2, :2], atol=1e-4):
         raise ValueError(f"model: {kind} sees the tokens that it should predict; it is not made for causal modelling")
-    if not torch.allclose(said[1] if question == "sequence" else said[1, :2], alone[0], atol=1e-4):
+    if not torch.allclose(outputs[1] if question == "sequence" else outputs[1, :2], alone[0], atol=1e-4):
         raise ValueError(f"model: {kind} takes what is filled up on the right for text")
     return groups, head
 

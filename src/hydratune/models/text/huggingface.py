@@ -67,10 +67,10 @@ def huggingface(
         # SDPA attention where the model has it
         source = getattr(transformers, CLASSES[question]).from_config(chosen, dtype=torch.float32)
     except ValueError as error:
-        said = str(error).splitlines()[0]
-        if "Unrecognized configuration class" not in said:
-            raise ValueError(f"model.config: {chosen.model_type} cannot be built so ({said})") from None
-        raise ValueError(f"model: {chosen.model_type} has no head for this task ({said})") from None
+        message = str(error).splitlines()[0]
+        if "Unrecognized configuration class" not in message:
+            raise ValueError(f"model.config: {chosen.model_type} cannot be built so ({message})") from None
+        raise ValueError(f"model: {chosen.model_type} has no head for this task ({message})") from None
     typed = text_spec.pairs and getattr(chosen, "type_vocab_size", 0) > 1 and chosen.model_type not in families.OFFSET
     groups, head = family(source, question, text_spec.special.get("sep") if typed else None)
     loader = (lambda: _weights(name, source)) if name is not None and weights else None
