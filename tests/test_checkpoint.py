@@ -85,7 +85,7 @@ def test_prune_keeps_what_it_is_told(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_claimed_by_one(tmp_path: Path) -> None:
-    from hydratune.record.run import claim
+    from hydratune.record.claim import claim
 
     held = claim(tmp_path)
     with pytest.raises(ValueError, match="in use by another live run"):

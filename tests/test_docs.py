@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
+from hydratune.config.groups import USING
 from tests.conftest import TINY, hydratune, make_job
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for d in ("conf", "src", "scripts", "tests") for p in (ROOT / d).rglob("*.md"))]
-PROGRAMS = ("hydratune", "hydratune-report", "torchrun")
+PROGRAMS = ("hydratune", "hydratune-report", "hydratune-runs", "torchrun")
 GROUPS = ("dataset", "engine", "freeze", "optimizer", "runtime", "schedule", "sweep")
 KEY = rf"(?<![\w.@/-])(?:{'|'.join(GROUPS)})(?:\.[a-z]\w*)+"
 SMALL = ["steps=4", "batch_size=16", "runtime.precision=fp32", "runtime.layout=contiguous"]
@@ -199,6 +200,10 @@ def test_command_lines_compose(page: Path, users_directory: Path) -> None:
     for _, command, error in [c for c in COMMANDS if c[0] == page]:
         if command[0] == "hydratune-report":
             assert len(command) == 2
+        elif command[0] == "hydratune-runs":
+            from hydratune.cli.runs import _parser, _with_default
+
+            _parser().parse_args(_with_default(command[1:]))
         elif error:
             with pytest.raises(Exception) as raised:  # Hydra's own, some of them
                 check_line(command[1:], users_directory)
@@ -225,7 +230,10 @@ def check_line(arguments: Sequence[str], directory: Path) -> None:
     typed = [a for a in arguments if a != "..."]
     parsed = get_args_parser().parse_args(flags_first(typed))
     overrides = [o for o in parsed.overrides if not o.startswith("resume=")]
-    overrides = ["init_from=null" if re.match(r"init_from=.*/", o) else o for o in overrides]
+    using = any(o.removeprefix("stage=") in USING for o in overrides)
+    origin = str(directory) if using else "null"
+    overrides = [f"init_from={origin}" if re.match(r"init_from=.*[/.]", o) else o for o in overrides]
+    overrides = [f"inputs={directory}" if o.startswith("inputs=") else o for o in overrides]
     overrides = without_absent_plugins(overrides)
     if parsed.config_dir:
         home = directory / parsed.config_dir

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hydratune.config.origin import found
 from hydratune.core.types import LayerGroup, Phase
 from hydratune.data.images.folder import ImageFolder
-from hydratune.experiment.locate import found
 from hydratune.freeze.phases import checked
 from hydratune.freeze.schedules import LpFt
 from hydratune.freeze.strategies import FirstGroups, HeadOnly

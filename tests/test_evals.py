@@ -63,7 +63,10 @@ def test_jobs_of_a_sweep_share_them(tmp_path: Path) -> None:
         (["+dataset@evals.val=shapes10"], "evals.val: validation itself is called so"),
         (["+evals.shifted.classes=3"], "must be one of the group's options, or a mapping with _target_"),
         ([*SHIFTED, "+evals.shifted.colour=3"], "evals.shifted.colour=3: no such key"),
-        (["+dataset@evals.other=shapes100"], "evals.other: asks for other classes than the data that is trained on"),
+        (
+            ["+dataset@evals.other=shapes100"],
+            "evals.other: has the class plain disc, which the network does not have: disc, square",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:

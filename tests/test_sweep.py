@@ -249,7 +249,7 @@ def test_the_report_at_any_time(tmp_path: Path) -> None:
 
 
 def test_two_sweeps_in_one_directory_do_not_meet(tmp_path: Path) -> None:
-    from hydratune.record.run import claim
+    from hydratune.record.claim import claim
 
     held = claim(tmp_path / "s")
     done = hydratune("-m", *FAST, "optimizer.lr=0.01,0.02", "hydra.sweep.dir=s", cwd=tmp_path)

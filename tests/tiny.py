@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hydratune.core.task import Task
+from hydratune.core.task import Monitor, Task
 from hydratune.core.types import Backbone, ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.image_stream import ImageStream, MemorySplit
@@ -74,7 +74,14 @@ def trial(
 ) -> Trial:
     phases = (strategy or NoFreeze()).phases(net.groups, steps)
     run = Run(home / name)
-    plan = TrainingPlan(phases, recipe or SGD(0.05, momentum=0.9), schedule or Constant(), Settings(**settings), seed=7)
+    plan = TrainingPlan(
+        phases,
+        recipe or SGD(0.05, momentum=0.9),
+        schedule or Constant(),
+        Settings(**settings),
+        seed=7,
+        monitor=Monitor((task or Classification()).monitor),
+    )
     runtime = runtime or Runtime(precision="fp32", keep_memory=False)
     return Trial(net, plan, task or Classification(), SPEC, runtime, run)
 

@@ -37,6 +37,7 @@ from rich.table import Table
 from step import SPEC, Batches, Silent, network_of, ours, whole
 from torch import nn
 
+from hydratune.core.task import Monitor
 from hydratune.core.types import Backbone, FreezeStrategy
 from hydratune.data import stream as data_stream
 from hydratune.data.images.image_stream import ImageStream, MemorySplit
@@ -259,7 +260,7 @@ def cache(model: str, repeats: int, epochs: int = 20, count: int = 384, batch_si
         net = network.fork(0)
         phases = HeadOnly().phases(net.groups, steps)
         with tempfile.TemporaryDirectory() as home, Run(Path(home) / "run") as record:
-            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=1.0), seed=0)
+            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=1.0), 0, Monitor("accuracy"))
             trial = Trial(net, plan, Classification(), SPEC, Runtime(precision="fp32"), record)
             store = FeatureStore(where, 2**31, Path(home) / "features")
             caches = Caches(frozenset(phases), store, f"{time.time()}", "val") if where != "not cached" else None

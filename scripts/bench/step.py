@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from hydratune.core.task import Monitor
 from hydratune.core.types import Batch, FreezeStrategy, ImageSpec
 from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.loop import train
@@ -128,7 +129,9 @@ def ours(
         count += 1
         phases = (strategy or NoFreeze()).phases(network.groups, steps)
         with Run(Path(home.name) / str(count)) as record:
-            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip), seed=0)
+            plan = TrainingPlan(
+                phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip), 0, Monitor("accuracy")
+            )
             trial = NoEvaluation(network, plan, Classification(), SPEC, Runtime(precision="fp32"), record)
             line = Silent()
             started = time.perf_counter()

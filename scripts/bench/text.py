@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from hydratune.core.task import Monitor
 from hydratune.core.types import Batch
 from hydratune.data.stream import Batches, Placement
 from hydratune.data.text.corpus import TextCorpus
@@ -109,7 +110,7 @@ def ours(data: TextDataset, stream: TextStream, steps: int) -> Timed:
         count += 1
         with Run(Path(home.name) / str(count)) as record:
             phases = NoFreeze().phases(network.groups, steps)
-            plan = TrainingPlan(phases, AdamW(LR), Constant(), Settings(clip=1.0), seed=0)
+            plan = TrainingPlan(phases, AdamW(LR), Constant(), Settings(clip=1.0), 0, Monitor(data.task.monitor))
             runtime = Runtime(precision="fp32", chosen=Precision(dtype))
             trial = Clock(network, plan, data.task, data.spec(), runtime, record)
             started = time.perf_counter()

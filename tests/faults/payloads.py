@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from hydratune.cli.api import load
 from hydratune.cli.arguments import prepare as prepare_arguments
 from hydratune.cli.hydra_guard import refuse_foreign_hydra
 from hydratune.config import instantiate
@@ -317,6 +318,42 @@ def stored(override: str) -> Callable[[Path], str]:
     return attack
 
 
+def used(
+    name: str, *overrides: str, hydra: str = "", record: str = '{"status": "complete"}', answer: str = ""
+) -> Payload:
+    """In the record of a run that the user evaluates, predicts with or loads. answer: what is left out without a word."""
+
+    def attack(home: Path) -> str:
+        theirs = home / "theirs"
+        (theirs / ".hydra").mkdir(parents=True)
+        lines = [o.replace("HOME", str(home).lstrip("/")) for o in overrides]
+        text = lines[0] if lines and lines[0].startswith("!!") else json.dumps(["dataset=shapes10", *lines])
+        (theirs / ".hydra" / "overrides.yaml").write_text(text)
+        (theirs / ".hydra" / "hydra.yaml").write_text(hydra.replace("HOME", str(home)))
+        (theirs / "run.json").write_text(record)
+        if answer:
+            taken = prepare_arguments(["stage=evaluate", f"init_from={theirs}"])
+            assert not [a for a in taken if answer in a], "was accepted"
+            return "left out of what is taken over"
+        return refused(lambda: load(theirs), "yaml")
+
+    return Payload("run", name, attack)
+
+
+USED = [
+    used("a target", "++model._target_=canary_module.Net"),
+    used("a target that it trusts itself", "++model._target_=canary_module.Net", "trust=[canary_module]"),
+    used("a task's target", "++dataset.task._target_=canary_module.Task"),
+    used("an evaluation set's target", "++evals.x._target_=canary_module.Data"),
+    used("Hydra's node", "+model@hydra.callbacks.x=resnet18", answer="hydra.callbacks"),
+    used("a path to a file", "experiment=../../../../HOME/evil", answer="evil"),
+    used("a flag", "--config-dir=HOME", answer="--config-dir"),
+    used("a choice that is a path", hydra="hydra: {runtime: {choices: {model: ../../evil}}}", answer="evil"),
+    used("a YAML tag among its choices", hydra="hydra: !!python/object/apply:os.mkdir ['HOME/canary']", answer="canary"),
+    used("a YAML tag", "!!python/object/apply:os.mkdir ['HOME/canary']"),
+    used("a directory that began it", record='{"status": "complete", "command": "hydratune --config-dir=HOME/conf"}'),
+    used("a spec of another kind", record='{"status": "complete", "spec": {"kind": "os"}}'),
+]  # fmt: skip
 GLOBAL = "# @package _global_\n"
 CALLBACK = f"{GLOBAL}hydra:\n  callbacks:\n    x:\n      _target_: os.mkdir\n      path: HOME/canary\n"
 ENVIRONMENT = f"{GLOBAL}hydra:\n  job:\n    env_set:\n      CANARY: HOME\n"
@@ -487,7 +524,7 @@ ARCHIVES = [
     archive("zip: more than its size allows", zipped("zeros", size=2**28 + 1), "a.zip"),
 ]
 
-PAYLOADS = [*TARGETS, *FILES, *CONFIGS, *ARCHIVES]
+PAYLOADS = [*TARGETS, *FILES, *CONFIGS, *ARCHIVES, *USED]
 
 
 def prepare(home: Path) -> None:

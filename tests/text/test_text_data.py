@@ -580,7 +580,7 @@ def test_weights_without_their_tokenizer_are_refused(tmp_path: Path) -> None:
 
     def wanted(*more: str) -> str | None:
         job = make_job([f"init_from={file}", "model=bert_tiny", "dataset=sentiment", *more], tmp_path)
-        return dataset_of_job(job)._inherited()  # type: ignore[attr-defined]
+        return dataset_of_job(job).tokenizer_beside()  # type: ignore[attr-defined]
 
     with pytest.raises(ValueError, match="no tokenizer lies beside these weights; dataset.tokenizer.name should be"):
         wanted()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from hydratune.core.task import Monitor
 from hydratune.core.types import Batch, Padded
 from hydratune.distributed.runtime import Runtime
 from hydratune.engine.settings import Settings
@@ -72,7 +73,9 @@ def test_the_loss_curve_is_the_trainer_s(name: str, question: str, tmp_path: Pat
     start = {k: t.clone() for k, t in body.source.state_dict().items()}
     network = build_network(body, body.head)  # type: ignore[arg-type]
     phases = NoFreeze().phases(network.groups, STEPS)
-    plan = TrainingPlan(phases, AdamW(1e-3, weight_decay=0.05), Linear(), Settings(clip=1.0), seed=0)
+    plan = TrainingPlan(
+        phases, AdamW(1e-3, weight_decay=0.05), Linear(), Settings(clip=1.0), seed=0, monitor=Monitor(task.monitor)
+    )
     runtime = Runtime(precision="fp32", keep_memory=False)
     trial = Trial(network, plan, task, spec(question), runtime, Run(tmp_path / "run"))
     ours = []

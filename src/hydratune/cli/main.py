@@ -12,23 +12,25 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from hydratune.cli import failures
+from hydratune.cli import failures, resolvers
 from hydratune.cli.arguments import FULL, prepare, rank, wants_traceback
 from hydratune.cli.hydra_guard import refuse_foreign_hydra
-from hydratune.config.compose import config_directory, from_environment, in_sweep, make_job
+from hydratune.cli.stored import stage_of
+from hydratune.config.compose import config_directory, in_sweep, make_job
+from hydratune.config.groups import USING
 from hydratune.config.job import Job
-from hydratune.config.overrides import flags_first, safe_name
+from hydratune.config.overrides import flags_first
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.core.secrets import HidingStream, hidden, hide_in_file
 from hydratune.distributed import signals
 
-OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
-OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
+resolvers.register()
 ARGUMENTS = tuple(sys.argv[1:])  # as typed, before resume= is taken apart
 TRACEBACK = wants_traceback(ARGUMENTS)
+SOME_UNREADABLE = 3  # the exit status where some inputs could not be read, and the rest is predicted
 
 
 def _hidden_in_logs() -> None:
@@ -63,6 +65,13 @@ def run_from_hydra(config: DictConfig) -> float:
     job = make_job(config, chosen, typed, directory, ARGUMENTS, trusted(ARGUMENTS), in_sweep())
     validate(job)
     # torch is loaded only now: what the configuration got wrong has been said.
+    if job.config.stage in USING:
+        from hydratune.experiment.use import use
+
+        result = use(job)
+        if getattr(result, "unreadable", 0):
+            sys.exit(SOME_UNREADABLE)
+        return result.metric
     from hydratune.distributed.process_group import from_first, launched, process_group
     from hydratune.experiment.run import run_job
 
@@ -80,7 +89,8 @@ def main() -> None:
     sys.stdout, sys.stderr = HidingStream(sys.stdout), HidingStream(sys.stderr)
     with failures.readable_errors(ARGUMENTS, TRACEBACK, quiet=rank() > 0):
         sys.argv[1:] = flags_first(prepare(ARGUMENTS))
-        refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in ARGUMENTS))
+        stored = stage_of(ARGUMENTS) in USING or any(a.startswith("resume=") for a in ARGUMENTS)
+        refuse_foreign_hydra(sys.argv[1:], stored)
         try:
             _run()
         except Exception:  # jobs that failed do not keep the others' table from being shown

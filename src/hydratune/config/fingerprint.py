@@ -32,6 +32,8 @@ def content(config: JobConfig, strategy: Node, origin: str | None, files: str, p
         chosen["epochs"] = None
     layout = config.runtime.get("layout") or "auto"
     pinned: dict[str, Any] = {} if layout == "auto" else {"layout": layout}
+    if config.monitor is not None:  # which of its checkpoints is the best
+        pinned["monitor"] = config.monitor
     if origin is not None:  # how it is taken over, where that is not the usual way
         pinned |= {key: value for key in INIT if (value := getattr(config, key)) not in (None, "auto", {})}
     return {

@@ -48,6 +48,7 @@ class JobConfig:
     runtime: Node
     sweep: Node
     evals: Mapping[str, Node]
+    monitor: str | None
     pretrain: PretrainConfig
     seed: int
     epochs: int | None
@@ -66,6 +67,9 @@ class JobConfig:
     trust: Sequence[str]
     outputs: str
     name: str
+    inputs: str | Sequence[str] | None
+    format: str | None
+    predict: Mapping[str, Any]  # views
 
     @staticmethod
     def read(plain: Mapping[str, Any]) -> JobConfig:
@@ -88,7 +92,15 @@ class JobConfig:
         freeze = {TARGET: "hydratune.freeze.NoFreeze", "norm": "frozen"}
         own = {**vars(self.pretrain), "runtime": {**self.runtime, **self.pretrain.runtime}}
         return replace(
-            self, **own, freeze=freeze, stage="pretrain", init_from=None, resume="auto", dry_run=False, evals={}
+            self,
+            **own,
+            freeze=freeze,
+            stage="pretrain",
+            init_from=None,
+            resume="auto",
+            dry_run=False,
+            evals={},
+            monitor=None,
         )
 
     # ---- what the rooms below ask of a node
@@ -137,6 +149,12 @@ class JobConfig:
         if not weights:
             return None
         return str(self.model.get("name") if weights is True else weights)
+
+    @property
+    def views(self) -> int:
+        """Of each input, whose predictions are averaged: predict.views."""
+        count: int = self.predict["views"]
+        return count
 
     # ---- what jobs have in common
 

@@ -28,6 +28,12 @@ def quoted(value: str) -> str:
     return value if plain else "'" + value.replace("'", "\\'") + "'"
 
 
+def split_override(override: str) -> tuple[str, str]:
+    """(key without + and ~, value)"""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value
+
+
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """The same line, in the order that Hydra's parser wants: it takes overrides in one piece only."""
     overrides = {

@@ -59,8 +59,11 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     "distributed": {"runtime": ("Runtime",)},
     "sweep": {"settings": ("SweepSettings", "Halving")},
 }  # fmt: skip
-# What `import hydratune` offers itself, mostly to be subclassed
+# What `import hydratune` offers itself: to use it from Python, and to be subclassed
 _TOP = {
+    "load": "cli.api",
+    "run": "cli.api",
+    "leaderboard": "cli.api",
     "Batch": "core.types",
     "Backbone": "core.types",
     "FreezeStrategy": "core.types",

@@ -9,15 +9,25 @@ from typing import Any
 
 from hydratune.config import instantiate
 from hydratune.config.compose import config_directory
-from hydratune.config.groups import COMPONENTS
+from hydratune.config.groups import COMPONENTS, USING
 from hydratune.config.instantiate import TARGET
 from hydratune.config.job import OF_EVERY_STRATEGY, Job, JobConfig, Node, PretrainConfig
+from hydratune.config.keys import SPLITS
+from hydratune.config.origin import found
 from hydratune.config.overrides import refuse_name
+
+MOST_VIEWS = 64
 
 
 def validate(job: Job) -> None:
     """All that can be refused before data or torch is loaded. Raises ValueError."""
     config = job.config
+    if config.stage in USING:
+        validate_use(job)
+        return
+    for key in ("inputs", "format"):
+        if getattr(config, key) is not None:
+            raise ValueError(f"{key}={getattr(config, key)}: belongs to stage={' or '.join(USES[key])}")
     _check_components("", config, job)
     instantiate.check(config.sweep, "sweep", job.trust)
     for name, node in config.evals.items():
@@ -43,10 +53,59 @@ def validate(job: Job) -> None:
     refuse_name(str(config.name))
     if config.test not in (True, False, "auto"):
         raise ValueError(f"test={config.test}: must be auto, true or false")
+    _validate_monitor(config)
     if config.resume not in (None, "auto"):
         raise ValueError(f"resume={config.resume}: must be auto, or a run directory typed on the command line")
     if not isinstance(config.outputs, str) or not config.outputs:
         raise ValueError(f"outputs={config.outputs}: must be a directory")
+
+
+# ---- the stages that use what was trained
+
+USES = {"inputs": ("predict",), "format": ("predict", "export")}
+FORMATS = {"predict": ("csv", "jsonl", "parquet"), "export": ("onnx", "torch_export", "safetensors")}
+OWN_SPLIT = "dataset:"  # inputs=dataset:test, samples of the data set itself
+
+
+def validate_use(job: Job) -> None:
+    """The same for evaluate, predict and export."""
+    config, stage = job.config, job.config.stage
+    for name in ("model", "dataset", "runtime"):
+        instantiate.check(config.component(name), name, job.trust)
+    for name, node in config.evals.items():
+        instantiate.check(node, f"evals.{name}", job.trust)
+    _validate_numbers("", config)
+    _validate_init(config)
+    if not isinstance(config.init_from, str) or config.init_from == "auto":
+        raise ValueError(f"init_from={config.init_from}: stage={stage} wants a run, a checkpoint or a file of tensors")
+    if not found(config.init_from).exists():
+        raise ValueError(f"init_from={config.init_from}: no such run directory, checkpoint or file of tensors")
+    for key, stages in USES.items():
+        if getattr(config, key) is not None and stage not in stages:
+            raise ValueError(f"{key}={getattr(config, key)}: belongs to stage={' or '.join(stages)}")
+    if config.format not in (None, *FORMATS.get(stage, ())):
+        raise ValueError(f"format={config.format}: {instantiate.nearest(str(config.format), FORMATS[stage])}")
+    if not isinstance(config.views, int) or isinstance(config.views, bool) or not 1 <= config.views <= MOST_VIEWS:
+        raise ValueError(f"predict.views={config.views}: a whole number from 1 to {MOST_VIEWS}")
+    if stage == "predict":
+        _validate_inputs(config.inputs)
+    if stage == "export" and config.format is None:
+        raise ValueError(f"format: stage=export wants one of {', '.join(FORMATS['export'])}")
+
+
+def _validate_inputs(inputs: object) -> None:
+    given = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(given, Sequence) or not given or not all(isinstance(path, str) and path for path in given):
+        raise ValueError(
+            f"inputs={'null' if inputs is None else inputs}: stage=predict wants files, folders or a list of them, or "
+            f"{OWN_SPLIT}test for the test split of the data set itself"
+        )
+    for path in given:
+        split = path.removeprefix(OWN_SPLIT)
+        if split != path and split not in SPLITS:
+            raise ValueError(f"inputs={path}: {instantiate.nearest(split, SPLITS)}")
+        if split == path and not Path(path).expanduser().exists():
+            raise ValueError(f"inputs={path}: no such file or folder")
 
 
 def _check_components(where: str, config: JobConfig | PretrainConfig, job: Job) -> None:
@@ -75,6 +134,16 @@ def _validate_init(config: JobConfig) -> None:
     names = config.init_map
     if not isinstance(names, Mapping) or not all(isinstance(v, str) for v in names.values()):
         raise ValueError(f"init_map={names}: must be a mapping of names, such as {{linear: fc}}")
+
+
+def _validate_monitor(config: JobConfig) -> None:
+    asked = config.monitor
+    if asked is None:
+        return
+    named = re.fullmatch(r"evals\.(\w+)\.(\w+)", str(asked))
+    if named is None or named[1] not in config.evals:
+        known = [f"evals.{name}.METRIC" for name in config.evals] or ["null, as there is no evaluation set"]
+        raise ValueError(f"monitor={asked}: {' or '.join(known)}; validation's own is dataset.task.monitor")
 
 
 def _validate_numbers(where: str, config: JobConfig | PretrainConfig) -> None:

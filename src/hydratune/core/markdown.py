@@ -34,3 +34,18 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     """Cells are text."""
     head, *body = ([in_markdown(str(cell)) for cell in row] for row in (columns, *rows))
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(columns), *body))
+
+
+def number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def harmless(cell: str) -> str:
+    """In a line of CSV. What a spreadsheet would compute is a word to it behind an apostrophe (as OWASP has it for CSV
+    injection); numbers stay as they are.
+    """
+    cell = re.sub(r"[\r\n]+", " ", cell)
+    return f"'{cell}" if re.match(r"[=+\-@\t].", cell) and number(cell) is None else cell

@@ -14,9 +14,11 @@ from torch import Tensor
 from hydratune.core.seeding import derive_seed
 from hydratune.core.task import Task
 from hydratune.core.types import Backbone, Batch, Features, Spec, Summary
+from hydratune.data.inputs import Inputs, Item
 from hydratune.data.stream import Batches, Placement, Stream
 
 SPLITS = ("train", "val", "test")
+WHOLE = "all"  # of a set without parts
 P = TypeVar("P")
 
 
@@ -50,12 +52,60 @@ class Dataset(ABC):
     def split(self, name: str) -> Any:
         """Samples of "train", "val" or "test", which can be counted. Raises ValueError for what cannot be used."""
 
+    def split_names(self) -> Sequence[str]:
+        """Of train, val and test those that there are."""
+        return SPLITS
+
+    def evaluated_parts(self) -> Mapping[str, Any]:
+        """Splits by name, of a set of which nothing trains: it is not divided, but taken as it lies there."""
+        return {name: self.split(name) for name in self.split_names()}
+
     def evaluated_split(self) -> Any:
-        """The samples of a set that is only evaluated: those of "val"."""
-        return self.split("val")
+        """The samples of a set that is only evaluated: those of "val", where it has such a part, else all of them."""
+        parts = self.evaluated_parts()
+        return next(parts[name] for name in ("val", WHOLE, "test", "train") if name in parts)
 
     @abstractmethod
     def stream(self, split: Any, body: Backbone, batches: Batches, place: Placement) -> Stream: ...
+
+    def eval_views(
+        self, split: Any, body: Backbone, batches: Batches, place: Placement, count: int = 1
+    ) -> Iterator[list[Batch]]:
+        """Every sample once, in `count` views."""
+        self.check_views(count)
+        return ([batch] for batch in self.stream(split, body, batches, place).eval_batches())
+
+    def check_views(self, count: int) -> None:
+        """Raises ValueError where there are not so many views of a sample."""
+        if count > 1:
+            raise ValueError(f"predict.views={count}: this kind of data has one view; images have several")
+
+    def kept(self, item: Item, mask: Tensor) -> Any:
+        """A predicted mask [H, W] as a picture that can be saved."""
+        from PIL import Image
+
+        return Image.fromarray(mask.numpy())
+
+    def packed(self, *tensors: Tensor) -> Features:
+        """What the network is given, of the tensors that `example_inputs` names."""
+        (only,) = tensors
+        return only
+
+    def unpacked(self, features: Features) -> dict[str, Tensor]:
+        """The inverse, by name."""
+        return {"inputs": features}
+
+    def example_inputs(self, count: int) -> Mapping[str, Tensor]:
+        """Plain tensors of so many samples, by name, as other programs will hand them to the network."""
+        raise ValueError(f"format: {type(self).__name__} does not say what other programs would hand to the network")
+
+    def made_how(self) -> Mapping[str, Any]:
+        """How those are made of files or texts, as far as the spec does not say it."""
+        return {}
+
+    def inputs(self, spec: Spec) -> Inputs:
+        """For samples that come from elsewhere, of a user's own kind of data. spec: what the network was trained on."""
+        raise ValueError(f"inputs: {type(self).__name__} does not say how it reads them")
 
     @abstractmethod
     def show_batch(self, batch: Batch) -> Mapping[str, Summary]:

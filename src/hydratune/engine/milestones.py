@@ -78,5 +78,5 @@ def save(trial: Trial, step: int) -> None:
 
 def best_metric(trials: Sequence[Trial]) -> dict[str, str]:
     """The best of the latest evaluations."""
-    seen = [t.state.last[t.task.monitor] for t in trials if t.state.last]
-    return {f"{'best ' * (len(trials) > 1)}val {trials[0].task.monitor}": f"{max(seen):.4f}"} if seen else {}
+    seen = [t.state.history[-1][1] for t in trials if t.state.history]
+    return {f"{'best ' * (len(trials) > 1)}{trials[0].plan.monitor.label}": f"{max(seen):.4f}"} if seen else {}

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from hydratune.core.layer_groups import parameter_names
 from hydratune.core.secrets import hidden_in
 from hydratune.core.seeding import derive_seed
-from hydratune.core.task import Task
+from hydratune.core.task import Monitor, Task
 from hydratune.core.types import Batch, Features, Phase, Spec
 from hydratune.distributed.process_group import assign, local, whole
 from hydratune.distributed.runtime import Runtime
@@ -51,6 +51,7 @@ class TrainingPlan:
     schedule: Schedule
     settings: Settings
     seed: int
+    monitor: Monitor
 
 
 class Trial:
@@ -61,8 +62,7 @@ class Trial:
     ) -> None:
         self.network, self.plan, self.task, self.spec, self.runtime, self.run = network, plan, task, spec, runtime, run
         self.phases, self.config, self.schedule = tuple(plan.phases), plan.optimizer, plan.schedule
-        self.settings, self.seed = plan.settings, plan.seed
-        self.num_steps = self.phases[-1].last_step
+        self.settings, self.seed, self.num_steps = plan.settings, plan.seed, plan.phases[-1].last_step
         self.fork = min(p.cut for p in self.phases)  # below it nothing is ever this trial's own
         self.parameters = network.parameters()
         self.optimizer = self.config.build(network.groups, self.parameters, [p.trainable for p in self.phases])
@@ -228,13 +228,13 @@ class Trial:
     ) -> None:
         """What validation gave after `step` updates; keeps count of the best. beside: what further sets gave."""
         state = self.state
-        state.note(step, values[self.task.monitor], values, beside or {})
+        state.note(step, self.plan.monitor.of(values, beside or {}), values, beside or {})
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
         patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
         if patience is not None and last and state.since_best >= patience:
-            state.stopped = f"no better {self.task.monitor} in {state.since_best} evaluations"
+            state.stopped = f"no better {self.plan.monitor.metric} in {state.since_best} evaluations"
         self.run.update(step=step, history=state.history)
 
     def averaged_weights(self) -> Swapped:

@@ -9,8 +9,9 @@ from typing import Any
 from hydratune.config.aliases import upgraded
 from hydratune.config.fingerprint import content, fingerprint
 from hydratune.config.job import Job
+from hydratune.config.origin import found
 from hydratune.experiment.components import strategy_of
-from hydratune.experiment.locate import best_checkpoint, found
+from hydratune.experiment.locate import best_checkpoint
 from hydratune.experiment.pretraining import files_digest, pretraining_of
 from hydratune.record import checkpoint
 

@@ -15,6 +15,7 @@ from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches, Trunk, cached
 from hydratune.experiment import report
 from hydratune.experiment.job_group import JobGroup
+from hydratune.experiment.selection import monitor_of
 from hydratune.freeze import lora
 from hydratune.models.network import Network
 from hydratune.record import checkpoint
@@ -29,12 +30,18 @@ class Result:
     metric: float  # validation, at the best evaluation
     record: RunRecord
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """All that is known of the run, such as val_accuracy and test_accuracy."""
+        return dict(self.record.metrics or {})
+
 
 def complete(job: Job, known: RunRecord, network: Network, group: JobGroup, screen: Screen) -> Result:
     """A run that was finished already. test=true reads the test split of one that had not, a sweep's winner say."""
     dataset, metrics = group.dataset, dict(known.metrics or {})
-    monitor, best_step = dataset.task.monitor, known.best_step or 0
-    if job.config.test is True and f"test_{monitor}" not in metrics:
+    best_step = known.best_step or 0
+    monitor = monitor_of(job.config.monitor, dataset.task)
+    if job.config.test is True and f"test_{monitor.metric}" not in metrics:
         # Its record stays that of a complete run until the test is through, whatever becomes of that.
         _load_best(network, job.directory / "checkpoints", best_step)
         tested = _tested(network, group, screen)
@@ -42,10 +49,10 @@ def complete(job: Job, known: RunRecord, network: Network, group: JobGroup, scre
         run = Run(job.directory, None, known.num_steps or 0, group.runtime.rank > 0, status="complete")
         with run, run.shown_once(metrics=metrics):
             run.board.scalars({f"test/{k}": v for k, v in tested.items()}, best_step)
-        screen.line(f"{shown_path(job.directory)}: test {monitor} {metrics[f'test_{monitor}']:.4f}")
+        screen.line(f"{shown_path(job.directory)}: test {monitor.metric} {metrics[f'test_{monitor.metric}']:.4f}")
     else:
         screen.line(f"{shown_path(job.directory)} is complete; nothing to do")
-    return Result(job.directory, metrics[f"val_{monitor}"], known.changed(metrics=metrics))
+    return Result(job.directory, metrics[monitor.key], known.changed(metrics=metrics))
 
 
 def _tested(network: Network, group: JobGroup, screen: Screen) -> dict[str, float]:
@@ -69,7 +76,7 @@ def finish(
 ) -> Result:
     """Select by validation, look at the mistakes, read the test split once, and tell the story."""
     run, dataset, runtime, state = trial.run, group.dataset, trial.runtime, trial.state
-    monitor, step = dataset.task.monitor, state.best["step"]
+    monitor, step = trial.plan.monitor, state.best["step"]
     runtime.wait_for_all()  # the checkpoint is the first one's to write
     best = _load_best(trial.network, run.checkpoints, step)
     metrics = {f"val_{k}": v for k, v in state.best["metrics"].items()}
@@ -103,14 +110,14 @@ def finish(
         run.board.hparams(report.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
     if state.stopped is not None:
         screen.line(f"stopped after {state.history[-1][0]} of {trial.num_steps} steps: {state.stopped}")
-    report.show_result(screen, run, job, metrics, monitor, f"{step}/{trial.num_steps}", seen.warnings())
-    return Result(job.directory, metrics[f"val_{monitor}"], run.record)
+    report.show_result(screen, run, job, metrics, monitor.metric, f"{step}/{trial.num_steps}", seen.warnings())
+    return Result(job.directory, metrics[monitor.key], run.record)
 
 
 def paused(job: Job, run: Run, trial: Trial) -> Result:
     """A run that a sweep halted on its way; it can go on from its checkpoint."""
     run.update(status="paused", seconds=run.seconds)
-    return Result(job.directory, trial.state.last[trial.task.monitor], run.record)
+    return Result(job.directory, trial.state.history[-1][1], run.record)
 
 
 def export(run: Run, network: Network, group: JobGroup) -> None:

@@ -13,13 +13,14 @@ import torch
 
 from hydratune.config.fingerprint import fingerprint
 from hydratune.config.job import Job
+from hydratune.config.origin import found
 from hydratune.core.paths import shown_path
 from hydratune.core.secrets import hidden_in
 from hydratune.core.types import Backbone
 from hydratune.data.dataset import WeightsHome
 from hydratune.engine.state import digest
 from hydratune.experiment.components import dataset_of
-from hydratune.experiment.locate import best_checkpoint, found
+from hydratune.experiment.locate import best_checkpoint
 from hydratune.freeze.lora import merged
 from hydratune.models.load_weights import HeadAnswers, read_state_dict
 from hydratune.record import checkpoint

@@ -21,7 +21,9 @@ from hydratune.engine.stretch import Streams
 from hydratune.engine.trunk import Caches, plan_caches
 from hydratune.experiment.components import dataset_of, runtime_of
 from hydratune.experiment.init_from import weights_home
+from hydratune.experiment.other_data import as_asked, like
 from hydratune.experiment.prepare import PreparedJob, first_network, prepare_job
+from hydratune.experiment.selection import monitor_of
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.report import costs as cost_rows
 from hydratune.models.load_weights import HeadAnswers
@@ -57,21 +59,27 @@ class JobGroup:
 
     @property
     def answers(self) -> HeadAnswers:
-        names = list(self.dataset.task.answers(self.spec))
-        return HeadAnswers(self.dataset.task.kind, hidden_in(names))  # as a checkpoint has them
+        return answers_of(self.dataset.task, self.spec)
+
+    def selection(self, job: Job) -> dict[str, Any]:
+        """What selects, for its record; the evaluations of how many samples."""
+        monitor = monitor_of(job.config.monitor, self.dataset.task)
+        split = self.val_split if monitor.split == "val" else self.evals[monitor.split].split
+        selects = None if monitor.split == "val" else monitor.split
+        return {"monitor": monitor.metric, "selects": selects, "val_samples": len(split)}
 
     def at(self, numerics: Numerics) -> JobGroup:
         """With this precision, layout and number of threads from now on."""
         return replace(self, runtime=self.runtime.computing(numerics))
 
-    def stream(self, split: Any, training: bool = False, dataset: Dataset | None = None) -> Stream:
+    def stream(self, split: Any, training: bool = False) -> Stream:
         runtime, config = self.runtime, self.first.config
         place = Placement(runtime.torch_device, runtime.chosen.memory_format, runtime.rank, runtime.world)
         batches = Batches(config.batch_size, config.seed, training)
-        return (dataset or self.dataset).stream(split, self.body, batches, place)
+        return self.dataset.stream(split, self.body, batches, place)
 
     def streams(self) -> Streams:
-        evals = {name: self.stream(own.split, dataset=own.dataset) for name, own in self.evals.items()}
+        evals = {name: self.stream(own.split) for name, own in self.evals.items()}  # made as the run's own
         return Streams(self.stream(self.train_split, training=True), self.stream(self.val_split), evals)
 
     def numerics(self, prepared: PreparedJob, network: Network) -> tuple[Numerics, str]:
@@ -88,6 +96,11 @@ class JobGroup:
         chosen, how = choose_precision(network, self.dataset.task, batch, self.runtime, model)
         self.runtime.first_says(str(chosen))
         return chosen, how
+
+
+def answers_of(task: Task, spec: Spec) -> HeadAnswers:
+    """As a checkpoint has them."""
+    return HeadAnswers(task.kind, hidden_in(list(task.answers(spec))))
 
 
 def dataset_of_job(job: Job) -> Dataset:
@@ -119,14 +132,9 @@ def _eval_sets(job: Job, spec: Spec, task: Task) -> dict[str, EvalSet]:
     """Raises ValueError for a set that the network could not be asked about."""
     found = {}
     for name, node in job.config.evals.items():
-        dataset = dataset_of(node, f"evals.{name}", job.trust, weights_home(job))
-        theirs, ours = dataset.task.answers(dataset.spec()), task.answers(spec)
-        if dataset.task.kind != task.kind or list(theirs) != list(ours):
-            other = next(
-                (n for n in theirs if n not in ours), next((n for n in ours if n not in theirs), "their order")
-            )
-            raise ValueError(f"evals.{name}: asks for other classes than the data that is trained on: {other}")
-        found[name] = EvalSet(dataset, dataset.evaluated_split())
+        where = f"evals.{name}"
+        dataset = like(spec, node, where, job)
+        found[name] = EvalSet(dataset, as_asked(dataset, dataset.evaluated_split(), task, spec, where))
     return found
 
 
@@ -137,6 +145,7 @@ def gather(jobs: Sequence[Job]) -> tuple[JobGroup, Network, list[PreparedJob], l
     failed: list[tuple[Job, Exception]] = []
     for job in jobs:
         try:
+            monitor_of(job.config.monitor, group.dataset.task)
             ready.append(prepare_job(job, network if len(jobs) == 1 else network.fork(0), group.steps_per_epoch))
         except Exception as error:
             failed.append((job, error))

@@ -1,4 +1,4 @@
-"""Where the run, checkpoint or file lies that a configuration names."""
+"""Which checkpoint of a run is meant."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import json
 from pathlib import Path
 
 from hydratune.record import checkpoint
-
-
-def found(wanted: str) -> Path:
-    """The path that `init_from` names; best:<sweep directory>, and the file `best` in it, lead to the winner."""
-    sweep = wanted.removeprefix("best:")
-    path = Path(sweep).expanduser() / "best" if sweep != wanted else Path(wanted).expanduser()
-    if path.name != "best" or path.is_dir():
-        return path
-    if not path.is_file():
-        raise ValueError(f"init_from={wanted}: no winner yet (hydratune-report {path.parent} says how far it is)")
-    return path.parent / path.read_text().strip()
 
 
 def best_checkpoint(directory: Path) -> Path:

@@ -18,7 +18,8 @@ from hydratune.config.fingerprint import content, differences, fingerprint
 from hydratune.config.job import Job, JobConfig
 from hydratune.config.overrides import command_again
 from hydratune.core.markdown import as_shown
-from hydratune.core.types import Backbone, FreezeStrategy, LoadReport, Phase, Spec
+from hydratune.core.task import Task
+from hydratune.core.types import Backbone, FreezeStrategy, LayerGroup, LoadReport, Phase, Spec
 from hydratune.data.dataset import Dataset
 from hydratune.distributed.process_group import launched
 from hydratune.distributed.runtime import Numerics, Precision, Runtime
@@ -26,12 +27,13 @@ from hydratune.engine.trial import TrainingPlan
 from hydratune.experiment import report
 from hydratune.experiment.components import Training, body_of, training_of
 from hydratune.experiment.init_from import Origin
+from hydratune.experiment.selection import monitor_of
 from hydratune.freeze.phases import checked, with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.load_weights import HeadAnswers, InitRules, load_into
 from hydratune.models.network import Network, build_network
 from hydratune.record import checkpoint
-from hydratune.record.run import claim
+from hydratune.record.claim import claim
 from hydratune.record.run_record import Lineage, RunRecord
 
 
@@ -47,10 +49,10 @@ class PreparedJob:
     snapshot: checkpoint.Snapshot | None
     known: RunRecord
 
-    @property
-    def plan(self) -> TrainingPlan:
-        own = self.training
-        return TrainingPlan(self.phases, own.optimizer, own.schedule, own.settings, self.job.config.seed)
+    def plan(self, task: Task) -> TrainingPlan:
+        own, config = self.training, self.job.config
+        monitor = monitor_of(config.monitor, task)
+        return TrainingPlan(self.phases, own.optimizer, own.schedule, own.settings, config.seed, monitor)
 
     @property
     def first_step(self) -> int:
@@ -105,15 +107,12 @@ class PreparedJob:
             return last
         return min(math.ceil(self.job.halt * last / eval_every - 1e-9) * eval_every, last)
 
-    def refuse_changes(self, provenance: Mapping[str, Any]) -> None:
-        """Raises ValueError where the checkpoint was made by another configuration."""
-        changed = differences(self.known.provenance or {}, json.loads(json.dumps(provenance)))
-        if self.snapshot is not None and changed:
-            directory = self.job.directory
-            raise ValueError(
-                f"resume: this configuration does not give the weights that {directory} holds. Changed: "
-                f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={directory} trains on from it"
-            )
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be done: all steps are made, or it was stopped before."""
+        if self.known.status != "complete" or self.snapshot is None:
+            return False
+        return self.known.stopped is not None or self.first_step >= self.phases[-1].last_step
 
     def record(self, origin: Origin, provenance: Mapping[str, Any], runtime: Runtime, how: str) -> RunRecord:
         """What run.json says from the first step on. how: precision and layout were chosen."""
@@ -123,6 +122,7 @@ class PreparedJob:
             stage=job.config.stage,
             command=job.command,
             overrides=list(job.overrides),
+            choices=dict(job.choices),
             sweep=job.sweep,
             config_hash=job.config_hash or None,
             fingerprint=fingerprint(provenance),
@@ -153,6 +153,11 @@ class PreparedJob:
         return replace(self, network=self.network.above(trunk, self.fork))
 
 
+def planned_phases(freeze: FreezeStrategy, groups: Sequence[LayerGroup], steps: int, norm: str) -> Sequence[Phase]:
+    """Raises ValueError for what the strategy cannot do with these groups."""
+    return with_norms(checked(freeze.phases(groups, steps), groups, steps), groups, norm)
+
+
 def prepare_job(job: Job, network: Network, steps_per_epoch: int) -> PreparedJob:
     """Raises ValueError for whatever the job cannot run with. `network` becomes the job's own."""
     config, training = job.config, training_of(job)
@@ -160,8 +165,7 @@ def prepare_job(job: Job, network: Network, steps_per_epoch: int) -> PreparedJob
     base = network.state_dict()
     network = _adapted(network, training.freeze, config.seed)
     num_steps = config.steps or (config.epochs or 0) * steps_per_epoch
-    planned = checked(training.freeze.phases(network.groups, num_steps), network.groups, num_steps)
-    phases = with_norms(planned, network.groups, config.norm)
+    phases = planned_phases(training.freeze, network.groups, num_steps, config.norm)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
     return PreparedJob(job, network, base, training, phases, snapshot, known)
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydratune.config.groups import LABELS
+from hydratune.config.groups import LABELS, TRAINING
 from hydratune.config.job import Job
 from hydratune.core.markdown import fenced, in_markdown, markdown_table
 from hydratune.core.paths import shown_path
@@ -23,7 +23,8 @@ from hydratune.record.screen import Screen, duration
 
 
 def label(job: Job) -> str:
-    return "  ".join(f"{g}={job.choices[g]}" for g in LABELS if job.choices.get(g))
+    shown = LABELS if job.config.stage in TRAINING else ("model", "dataset")
+    return "  ".join(f"{g}={job.choices[g]}" for g in shown if job.choices.get(g))
 
 
 def show_start(
@@ -40,7 +41,7 @@ def show_start(
         if summary := data.dataset.split_summary(split):
             screen.line(f"{part}: {summary}")
     for name, own in data.evals.items():
-        if summary := own.dataset.split_summary(own.split):
+        if summary := data.dataset.split_summary(own.split):
             screen.line(f"{name}: {summary}")
     for warning in data.warnings:
         screen.line(f"warning: {warning}")

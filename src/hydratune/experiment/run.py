@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from hydratune.config.job import Job
+from hydratune.core.spec_json import spec_as_json
 from hydratune.core.types import LoadReport
 from hydratune.distributed import signals
 from hydratune.distributed.process_group import launched
@@ -22,6 +23,7 @@ from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.experiment import report
 from hydratune.experiment.finish import Result, complete, finish, paused
+from hydratune.experiment.going_on import refuse_changes
 from hydratune.experiment.init_from import Origin, find_origin
 from hydratune.experiment.job_graph import JobGraph, Node
 from hydratune.experiment.job_group import JobGroup, Meters, gather, measured
@@ -166,8 +168,8 @@ class Round:
         screen = self.screen_for(job)
         prepared.network.to(*_place(runtime))
         provenance = self._provenance(prepared)
-        prepared.refuse_changes(provenance)
-        if prepared.known.status == "complete" and prepared.snapshot is not None:
+        refuse_changes(prepared, provenance)
+        if prepared.complete:
             prepared.network.to(runtime.torch_device)
             return complete(job, prepared.known, prepared.network, group, screen)
         caches, costs = measured(prepared, group, streams.train, provenance, meters)
@@ -179,15 +181,17 @@ class Round:
             raise ValueError(f"runtime.strategy=fsdp: {tied[0]} belongs to several groups; replicate can")
         runtime.sharded([g.module for g in prepared.network.groups])
         record = prepared.record(self.start.origin, provenance, runtime, self.start.how).changed(
-            monitor=group.dataset.task.monitor,
-            val_samples=len(group.val_split),
+            **group.selection(job),
+            spec=spec_as_json(group.spec),
             trained_with=[p.job.directory.name for p in self.ready if p.job is not job],
         )
         run: Run | None = None
         try:
             with signals.held():  # else run.json says that it runs, and nobody is there to say that it ended
                 run = runs.enter_context(Run(job.directory, record, prepared.first_step, runtime.rank > 0))
-            trial = Trial(prepared.network, prepared.plan, group.dataset.task, group.spec, runtime, run)
+            trial = Trial(
+                prepared.network, prepared.plan(group.dataset.task), group.dataset.task, group.spec, runtime, run
+            )
             if prepared.snapshot is not None:
                 trial.restore(prepared.snapshot)
             report.show_start(screen, run, job, group, streams.train, prepared.first_step, trial.num_steps)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from hydratune.core.markdown import as_shown
 from hydratune.core.secrets import hidden, hidden_in
 from hydratune.core.types import Summary
+from hydratune.record.claim import claim
 from hydratune.record.run_record import RUN_JSON, RunRecord
 from hydratune.record.tensorboard import Board, SilentBoard, cut_back, sizes
 
@@ -106,37 +106,6 @@ class Run:
         finally:
             os.close(self._lock)
             self._lock = None
-
-
-def claim(directory: Path) -> int:
-    """The descriptor that holds the directory until it is closed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ValueError(f"{directory} is in use by another live run") from None
-    return descriptor
-
-
-def is_claimed(directory: Path) -> bool:
-    """Whether a live process has the directory."""
-    try:
-        with open(directory / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def wait_for_release(directories: Sequence[Path], seconds: float) -> None:
-    """Until no live process has one of the directories, or so long in all."""
-    deadline = time.monotonic() + seconds
-    while any(map(is_claimed, directories)) and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 def write_record(directory: Path, record: RunRecord) -> None:

@@ -48,6 +48,7 @@ class RunRecord:
     stage: str | None = None
     command: str | None = None  # as typed
     overrides: Sequence[str] = ()
+    choices: Mapping[str, str] | None = None  # config group -> option
     sweep: bool = False  # whether it is a job of one
     config_hash: str | None = None  # what was asked for, by which a sweep knows its jobs again
     fingerprint: str | None = None  # of `provenance`
@@ -63,8 +64,10 @@ class RunRecord:
     versions: Mapping[str, str] | None = None
     runtime: Mapping[str, Any] | None = None
     again: str | None = None  # a command that makes the same bits by itself
-    monitor: str | None = None  # the metric that selects
+    monitor: str | None = None  # the metric that selects,
+    selects: str | None = None  # and the evaluation set that it is of; None: validation
     val_samples: int | None = None
+    spec: Mapping[str, Any] | None = None  # what the network is given and what it answers
     trained_with: Sequence[str] = ()  # jobs that it shared a loop with
     frozen_unchanged: bool | None = None
     step: int | None = None
@@ -115,6 +118,6 @@ class RunRecord:
     def began(self) -> bool:
         return self.provenance is not None
 
-    def score(self, split: str = "val") -> float | None:
-        """The monitor on a split, where it is known."""
-        return (self.metrics or {}).get(f"{split}_{self.monitor}")
+    def score(self, split: str | None = None) -> float | None:
+        """The monitor on a split, where it is known; None: on what selects."""
+        return (self.metrics or {}).get(f"{split or self.selects or 'val'}_{self.monitor}")

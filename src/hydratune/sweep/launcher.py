@@ -96,7 +96,7 @@ def _fixed(loader: ConfigLoader, arguments: Sequence[str]) -> set[str]:
     typed = [a for a in arguments if "=" in a and not a.startswith("-")]
     with contextlib.suppress(Exception):
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(typed)
-        return {o.get_key_element() for o in parsed if not o.is_sweep_override()}
+        return {o.get_key_element().lstrip("+~") for o in parsed if not o.is_sweep_override()}
     return set()
 
 

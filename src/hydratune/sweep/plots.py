@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hydratune.sweep.ranking import Ranking, number
+from hydratune.core.markdown import number
+from hydratune.sweep.ranking import Ranking
 
 
 def pictures(ranking: Ranking) -> dict[str, bytes]:
@@ -21,6 +22,8 @@ def pictures(ranking: Ranking) -> dict[str, bytes]:
     keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
     names = {key: short(key, keys) for key in keys}
     found = {f"{names[a]}_x_{names[b]}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
+    if any(r.status == "interpolated" for r in ranking.rows):
+        found["interpolation"] = _interpolation(ranking)
     if any(r.record.history for r in ranking.rows):
         found["curves"] = _curves(ranking)
     return found
@@ -49,13 +52,13 @@ def _values(ranking: Ranking, key: str) -> list[str]:
     return sorted(values, key=(lambda v: number(v) or 0.0) if numeric else str)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.add_subplot() if columns == 1 else figure.subplots(1, columns)
 
 
 def _png(figure: Any) -> bytes:
@@ -84,7 +87,7 @@ def _heat_map(ranking: Ranking, across: str, down: str) -> bytes:
             if value == value:
                 color = "white" if value < middle else "black"
                 axes.text(j, i, f"{value:.3f}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(image, label=_plain(f"val {ranking.monitor}"))
+    figure.colorbar(image, label=_plain(ranking.label))
     return _png(figure)
 
 
@@ -103,9 +106,37 @@ def _curves(ranking: Ranking) -> bytes:
             named.add(row.strategy)
             axes.plot(steps, values, color=colors[row.strategy], label=label, linewidth=1, alpha=0.7)
     axes.set_xlabel("step")
-    axes.set_ylabel(_plain(f"val {ranking.monitor}"))
+    axes.set_ylabel(_plain(ranking.label))
     axes.legend(title="freeze", fontsize=8)
     axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _interpolation(ranking: Ranking) -> bytes:
+    """Every set's metric on the way from start to end; with two sets the way itself as well (WiSE-FT, figure 1)."""
+    rows = sorted(
+        (float(r.directory.name.partition("-")[2]), r) for r in ranking.rows if r.status == "interpolated"
+    )  # fmt: skip
+    sets = [ranking.split, *ranking.others]
+    values = {name: [r.record.score(name) or float("nan") for _, r in rows] for name in sets}
+    shares = [share for share, _ in rows]
+    figure, axes = _figure(10.0 if len(sets) > 1 else 5.5, 4.2, 2 if len(sets) > 1 else 1)
+    first = axes[0] if len(sets) > 1 else axes
+    for name in sets:
+        first.plot(shares, values[name], marker="o", label=_plain(name))
+    first.set_xlabel("share of the way from the start of fine-tuning to its end")
+    first.set_ylabel(_plain(ranking.monitor))
+    first.legend()
+    first.grid(alpha=0.3)
+    for name in sets[1:]:
+        axes[1].plot(values[sets[0]], values[name], marker="o", label=_plain(name))
+        for share, x, y in zip(shares, values[sets[0]], values[name], strict=True):
+            axes[1].annotate(f"{share:g}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    if len(sets) > 1:
+        axes[1].set_xlabel(_plain(ranking.label))
+        axes[1].set_ylabel(_plain(ranking.monitor))
+        axes[1].legend()
+        axes[1].grid(alpha=0.3)
     return _png(figure)
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydratune.core.markdown import in_markdown, markdown_table
+from hydratune.core.markdown import harmless, in_markdown, markdown_table, number
 from hydratune.record.run import write_text
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep.comparison import Comparison, compared
 from hydratune.sweep.rows import SWEEP as SWEEP
 from hydratune.sweep.rows import Row, read_rows, read_sweep
 
-ORDER = ("complete", "soup", "running", "paused", "stopped", "interrupted", "failed", "unreadable", "waiting")
+ORDER = (
+    "complete",
+    "soup",
+    "interpolated",
+    "running",
+    "paused",
+    "stopped",
+    "interrupted",
+    "failed",
+    "unreadable",
+    "waiting",
+)
+
+
+MADE = ("soup", "interpolated")  # by no job's training
 
 
 @dataclass(frozen=True)
@@ -39,9 +52,21 @@ class Cell:
 @dataclass(frozen=True)
 class Ranking:
     monitor: str
+    split: str  # of which the monitor selects: val, or an evaluation set
     keys: Sequence[str]  # what varies
     rows: Sequence[Row]  # the best first; failed ones last
     cells: Sequence[Cell]  # of complete jobs, the best first
+
+    @property
+    def label(self) -> str:
+        return f"{self.split} {self.monitor}"
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the further sets that jobs were evaluated on; validation is one where another set selects."""
+        end = f"_{self.monitor}"
+        named = [key.removesuffix(end) for r in self.rows for key in r.record.metrics or {} if key.endswith(end)]
+        return [name for name in dict.fromkeys(named) if name not in (self.split, "test")]
 
     @property
     def winner(self) -> Row | None:
@@ -71,13 +96,6 @@ class Ranking:
         return sentences
 
 
-def number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
-
-
 def value_at(record: RunRecord, halt: float) -> float | None:
     """The first evaluation at or after this share of a run's steps, the last of one that stopped before; else None."""
     history, due = record.history, halt * (record.num_steps or math.inf)
@@ -89,13 +107,13 @@ def read(directory: Path) -> Ranking:
     """Raises ValueError where no sweep has been."""
     sweep = read_sweep(directory)
     rows = sorted(read_rows(directory, sweep["jobs"]), key=_place)
-    monitor = next((r.record.monitor for r in rows if r.record.monitor), "metric")
-    return Ranking(monitor, sweep["keys"], rows, _cells(rows))
+    first = next((r.record for r in rows if r.record.monitor), RunRecord(monitor="metric"))
+    return Ranking(first.monitor or "", first.selects or "val", sweep["keys"], rows, _cells(rows))
 
 
 def _place(row: Row) -> tuple[int, float]:
     """What is complete before what is not, a soup as if it were a job; then by value."""
-    status = "complete" if row.status == "soup" else row.status
+    status = "complete" if row.status in MADE else row.status
     return ORDER.index(status) if status in ORDER else len(ORDER), -row.value if row.value == row.value else math.inf
 
 
@@ -120,11 +138,13 @@ def _cells(rows: Sequence[Row]) -> list[Cell]:
 
 def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     """(columns, rows): one row per job."""
-    columns = ["rank", *ranking.keys, "status", f"val {ranking.monitor}", f"test {ranking.monitor}", "steps", "seconds"]
+    columns = ["rank", *ranking.keys, "status", ranking.label, f"test {ranking.monitor}"]
+    columns += [*(f"{name} {ranking.monitor}" for name in ranking.others), "steps", "seconds"]
     columns += ["directory", "note"]
     rows = []
     for rank, row in enumerate(ranking.rows, start=1):
-        record, tested = row.record, (row.record.metrics or {}).get(f"test_{ranking.monitor}")
+        record = row.record
+        tested = [record.score(name) for name in ("test", *ranking.others)]
         steps = f"{record.step or 0}/{record.num_steps}" if record.num_steps is not None else ""
         note = f"the same as {row.same_as}" if row.same_as else " ".join(row.error.split())
         rows.append(
@@ -133,7 +153,7 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
                 *(row.varies.get(k, "") for k in ranking.keys),
                 row.status,
                 f"{row.value:.4f}" if row.value == row.value else "-",
-                f"{tested:.4f}" if tested is not None else "",
+                *("" if value is None else f"{value:.4f}" for value in tested),
                 steps,
                 f"{record.seconds:.1f}" if record.seconds else "",
                 row.directory.name,
@@ -152,7 +172,7 @@ def cell_table(ranking: Ranking, cells: Sequence[Cell] | None = None) -> tuple[l
         differs = "" if cell is ranking.cells[0] else str(ranking.against_best(cell))
         deviation = f"{cell.deviation:.4f}" if cell.deviation == cell.deviation else "-"
         rows.append([*(settings.get(k, "") for k in keys), f"{cell.mean:.4f}", deviation, str(len(cell.rows)), differs])
-    return [*keys, f"val {ranking.monitor}", "sd", "n", "against the best"], rows
+    return [*keys, ranking.label, "sd", "n", "against the best"], rows
 
 
 def best_of_each(ranking: Ranking) -> list[Cell]:
@@ -174,16 +194,8 @@ def write_tables(directory: Path, ranking: Ranking) -> None:
         write_text(directory / "best", f"{ranking.winner.directory.name}\n")
 
 
-def harmless(cell: str) -> str:
-    """In a line of CSV. What a spreadsheet would compute is a word to it behind an apostrophe (as OWASP has it for CSV
-    injection); numbers stay as they are.
-    """
-    cell = re.sub(r"[\r\n]+", " ", cell)
-    return f"'{cell}" if re.match(r"[=+\-@\t].", cell) and number(cell) is None else cell
-
-
 def markdown(ranking: Ranking) -> str:
-    parts = [f"# Jobs, by validation {in_markdown(ranking.monitor)}", markdown_table(*job_table(ranking))]
+    parts = [f"# Jobs, by {in_markdown(ranking.label)}", markdown_table(*job_table(ranking))]
     if ranking.cells:
         parts += ["# Cells, over seeds", markdown_table(*cell_table(ranking))]
         parts += ["# Best of each strategy", markdown_table(*cell_table(ranking, best_of_each(ranking)))]

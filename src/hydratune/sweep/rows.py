@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydratune.record.run import is_claimed
+from hydratune.record.claim import is_claimed
 from hydratune.record.run_record import RUN_JSON, RunRecord
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them

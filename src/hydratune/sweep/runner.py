@@ -14,13 +14,14 @@ from typing import Any
 from hydratune.config.aliases import former
 from hydratune.experiment.config_hash import config_hash
 from hydratune.experiment.job_graph import JobGraph, Node, Unmet
-from hydratune.record.run import claim, wait_for_release, write_json
+from hydratune.record.claim import claim, wait_for_release
+from hydratune.record.run import write_json
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep import halving, ranking, rungs, tables
 from hydratune.sweep.arrange import Planner, makespan
 from hydratune.sweep.plan import Entry, Unit, settled
 from hydratune.sweep.pool import Event, Places, Pool, ending
-from hydratune.sweep.prerequisites import averaged, ready, tested
+from hydratune.sweep.prerequisites import after_all, made_by, ready, strategy_of
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
 from hydratune.sweep.worker import record_failure
@@ -42,7 +43,7 @@ class SweepRunner:
         self._planner = Planner(self._pool, settings, dry_run)
         self._graph: JobGraph[bool] = JobGraph(self._do)
         self._written = 0.0
-        self._soups: list[str] = []
+        self._made: list[str] = []  # rows that no job trained
         self._retried: set[int] = set()  # jobs whose worker has died while it ran them alone
         self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
@@ -79,8 +80,8 @@ class SweepRunner:
             self._leave_nothing()
             return []
         ranked = ranking.read(self.directory)
-        follows = [self._winner(ranked), self._soup(ranked) if self.settings.soup != "none" else None]
-        whys = [(node, self._graph.failure(node)) for node in follows if node is not None]
+        follows = after_all(ranked, list(self.entries.values()), self.settings, self.directory)
+        whys = [(node, self._graph.failure(node)) for node in follows]
         failed = [node.failure.format(why) for node, why in whys if why is not None]
         self._rank(everything=True)
         report.write(self.directory)
@@ -90,27 +91,6 @@ class SweepRunner:
         return failed
 
     # ---- what needs another one, and what follows all of them
-
-    def _winner(self, ranked: ranking.Ranking) -> Node | None:
-        """The test of the best job. Its training stays complete if that fails."""
-        best = ranked.winner.directory if ranked.winner is not None else None
-        winner = next((e for e in self.entries.values() if e.directory == best and e.same_as is None), None)
-        if winner is None or winner.job is None or winner.job.config.test is False:
-            return None
-        return tested(replace(winner, job=replace(winner.job.with_config(test=True, resume="auto"), halt=None)))
-
-    def _soup(self, ranked: ranking.Ranking) -> Node | None:
-        """The average of the complete jobs that began where the winner did, listed as one more row."""
-        from hydratune.sweep.soup import start_of
-
-        by_directory = {e.directory: e for e in self.entries.values() if e.same_as is None and e.job is not None}
-        rows = [r for r in ranked.rows if r.status == "complete" and r.directory in by_directory]
-        if ranked.winner is None or not rows:
-            return None
-        start = start_of(ranked.winner.directory)
-        alike = sorted((r for r in rows if start_of(r.directory) == start), key=lambda r: -r.value)
-        how = self.settings.soup
-        return averaged(how, self.directory / f"soup-{how}", [by_directory[r.directory] for r in alike])
 
     def _do(self, node: Node) -> bool:
         """A node of the graph, by a worker that has the machine to itself. Raises Unmet where it fails."""
@@ -127,8 +107,8 @@ class SweepRunner:
                 failed = failed or ending(event.died)
         if failed is not None:
             raise Unmet(failed)
-        if node.kind.startswith("soup:"):
-            self._soups = [f"soup-{self.settings.soup}"]
+        if node.kind.startswith(("soup:", "interpolate:")):
+            self._made += made_by(node)
             self._write_jobs()
         return True
 
@@ -271,7 +251,7 @@ class SweepRunner:
         """sweep.json: these jobs, and those of earlier lines with the same directory."""
         path = self.directory / ranking.SWEEP
         jobs = [{**e.told(), "numerics": self._planner.numerics.get(e.number, {})} for e in self.entries.values()]
-        jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": "soup"} for name in self._soups]
+        jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": strategy_of(name)} for name in self._made]
         names = {j["directory"] for j in jobs}
         jobs += [j for j in self._told_before() if j["directory"] not in names]
         keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))

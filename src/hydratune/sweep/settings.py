@@ -27,11 +27,15 @@ class SweepSettings:
     share: str = "auto"  # auto: jobs that can share train side by side; off: each in a process of its own
     fail_fast: bool = False  # the first failure stops all
     soup: str = "none"  # none, uniform or greedy: average the weights of jobs from one start (arXiv 2203.05482)
+    interpolate: list[float] = field(default_factory=list)  # shares of the way from the winner's start to its end
     halving: Halving = field(default_factory=Halving)
 
     def __post_init__(self) -> None:
         if self.jobs != "auto" and not (isinstance(self.jobs, int) and self.jobs >= 1):
             raise ValueError(f"sweep.jobs={self.jobs}: auto, or a whole number, at least 1")
+        for share in self.interpolate:
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ValueError(f"sweep.interpolate={self.interpolate}: shares from 0, the start, to 1, the end")
         for key, options in (("share", ("auto", "off")), ("soup", ("none", "uniform", "greedy"))):
             if getattr(self, key) not in options:
                 raise ValueError(f"sweep.{key}={getattr(self, key)}: one of {', '.join(options)}")

@@ -22,14 +22,16 @@ from hydratune.config.job import Job
 from hydratune.core.markdown import as_shown
 from hydratune.core.secrets import HidingStream
 from hydratune.distributed import signals
-from hydratune.record.run import claim, write_record, write_text
+from hydratune.record.claim import claim
+from hydratune.record.run import write_record, write_text
 from hydratune.record.run_record import RunRecord
 from hydratune.record.screen import LiveLine, Screen
 
 
 def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | None, gpu: int | None) -> None:
     """mode: train, pretrain (what the first one asks for), autotune (the precision that the first one would choose),
-    estimate (what each would cost), check (the first one's data, test split included), or soup:how:directory.
+    estimate (what each would cost), check (the first one's data, test split included), soup:how:directory, or
+    interpolate:shares:directory.
     """
     signals.listen(impatient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
@@ -62,12 +64,10 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
         _send(connection, precision=autotuned(next(iter(unit))))
     elif mode == "check":
         _check(next(iter(unit)), connection)
-    elif mode.startswith("soup:"):
-        from hydratune.sweep.soup import average
-
-        how, _, home = mode.removeprefix("soup:").partition(":")
+    elif mode.startswith(("soup:", "interpolate:")):
+        kind, how, home = mode.split(":", 2)
         try:
-            _send(connection, line=average(list(unit), how, Path(home)))
+            _send(connection, line=_made(kind, how, Path(home), list(unit)))
         except (Exception, SystemExit) as error:
             print(as_shown("".join(traceback.format_exception(error))), file=sys.stderr)
             _send(connection, failed=message_of(error))
@@ -76,6 +76,17 @@ def _work(mode: str, unit: Mapping[Job, int], connection: Connection) -> None:
     else:
         with _screens(list(unit)) as screens:
             _train(unit, screens, Telling(connection, lines=False), connection)
+
+
+def _made(kind: str, how: str, home: Path, jobs: list[Job]) -> str:
+    """Weights out of those of complete jobs. Returns what was done."""
+    if kind == "soup":
+        from hydratune.sweep.soup import average
+
+        return average(jobs, how, home)
+    from hydratune.sweep.interpolate import interpolate
+
+    return interpolate(jobs[0], [float(share) for share in how.split(",")], home)
 
 
 def _pretrain(job: Job, connection: Connection) -> None:

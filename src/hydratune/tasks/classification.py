@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
-from hydratune.core.task import Task
+from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
+from hydratune.tasks.columns import others
 from hydratune.tasks.heads import linear_head
 
 
@@ -43,6 +46,20 @@ class Classification(Task):
         """outputs: [B, K] logits; float32 whatever the network computes in."""
         total = F.cross_entropy(outputs.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
         return Loss.of(total, len(outputs))
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """outputs: [B, K] logits. Probabilities, in float64: no two logits become one."""
+        return outputs.double().softmax(1)
+
+    def rows(self, scores: Tensor, batch: Batch, asked: Asked) -> list[dict[str, Any]]:
+        """The class, its probability and those of all; of many classes the next best."""
+        names = asked.spec.class_names
+        best, rows = scores.argmax(1).tolist(), scores.tolist()
+        true = batch.targets.tolist() if asked.labelled else []
+        found = [
+            {"class": names[k], "probability": row[k], **others(names, row)} for k, row in zip(best, rows, strict=True)
+        ]
+        return [{**row, "true": names[t]} for row, t in zip(found, true, strict=True)] if true else found
 
     def metrics(self, spec: Spec, device: torch.device) -> ClassificationMetrics:
         return ClassificationMetrics(spec, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
 from hydratune.core.ragged import inside
 from hydratune.core.seeding import derive_seed
-from hydratune.core.task import Task
+from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Padded, Spec, Summary, TextSpec
 from hydratune.distributed.runtime import Runtime
 from hydratune.tasks.text import token_loss
@@ -25,6 +26,7 @@ class Language(Task):
     """Cross-entropy of tokens. Their mean log-likelihood in nats selects, which is -log(perplexity)."""
 
     monitor = "log_likelihood"
+    monitors = ("log_likelihood",)
     question: str
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
@@ -72,6 +74,25 @@ class MaskedLanguage(Language):
         shown = torch.where(chosen & (fate < 0.9), shown, there)
         return values.scatter(1, asked, shown), asked, torch.where(chosen, there, -100)
 
+    @torch.no_grad()
+    def predict(self, forward: Any, views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
+        """The likeliest token in the place of each mask, and what else is likely."""
+        inputs: Padded = views[0].inputs
+        spec: Any = asked.spec
+        logits, tokenizer = forward(inputs), asked.source.tokenizer
+        result = []
+        for values, length, row in zip(inputs.values, inputs.lengths.tolist(), logits, strict=True):
+            values = values[:length].clone()
+            at = (values == spec.special["mask"]).nonzero().flatten()
+            shares, best = row[at].double().softmax(1).topk(min(5, row.shape[1]))
+            values[at] = best[:, 0]
+            found = [
+                [{"token": tokenizer.decode([n], special=True), "probability": float(p)} for n, p in pairs]
+                for pairs in (zip(ids.tolist(), ps, strict=True) for ids, ps in zip(best, shares, strict=True))
+            ]
+            result.append({"filled": tokenizer.decode(values.tolist()), "masks": found})
+        return result
+
 
 class CausalLanguage(Language):
     """The next token. `prompt`, `generate`: tokens of a beginning, and of what is made from it, at every evaluation."""
@@ -102,14 +123,35 @@ class CausalLanguage(Language):
         tokens = torch.stack([stream.split.tokens[a : a + length] for a in starts.tolist()]).long().to(stream.device)
         draws = torch.Generator().manual_seed(derive_seed("generate"))
         for _ in range(self.generate):
-            seen = tokens[:, -stream.spec.max_length :]
-            lengths = torch.full((len(seen),), seen.shape[1], device=seen.device)
-            logits = forward(Padded(seen, lengths, lengths.new_empty(len(seen), 0)))[:, -1].float().cpu()
-            chosen = torch.multinomial(F.softmax(logits / self.temperature, 1), 1, generator=draws)
-            tokens = torch.cat([tokens, chosen.to(tokens.device)], 1)
+            tokens = torch.cat([tokens, self._next(forward, tokens[:, -stream.spec.max_length :], draws)], 1)
         halves = [(row[:length], row[length:]) for row in tokens.tolist()]
         rows = [[repr(stream.tokenizer.decode(part)) for part in row] for row in halves]
         return {"generated": markdown_table(("begins", "goes on"), rows)}
+
+    @torch.no_grad()
+    def predict(self, forward: Any, views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
+        """What the network makes of each beginning: `generate` tokens, drawn from (sample, position)."""
+        spec: Any = asked.spec
+        batch, longest = views[0], spec.max_length
+        result = []
+        for values, length, sample in zip(
+            batch.inputs.values, batch.inputs.lengths.tolist(), batch.ids.tolist(), strict=True
+        ):
+            tokens = values[:length].unsqueeze(0)
+            draws = torch.Generator().manual_seed(derive_seed("generate", sample))
+            for _ in range(self.generate):
+                tokens = torch.cat([tokens, self._next(forward, tokens[:, -longest:], draws)], 1)
+                if int(tokens[0, -1]) == spec.special.get("eos"):
+                    break
+            result.append({"generated": asked.source.tokenizer.decode(tokens[0, length:].tolist())})
+        return result
+
+    def _next(self, forward: Any, seen: Tensor, draws: torch.Generator) -> Tensor:
+        """[B, 1] the tokens behind [B, T], drawn at the task's temperature."""
+        lengths = torch.full((len(seen),), seen.shape[1], device=seen.device)
+        logits = forward(Padded(seen, lengths, lengths.new_empty(len(seen), 0)))[:, -1].float().cpu()
+        chosen = torch.multinomial(F.softmax(logits / self.temperature, 1), 1, generator=draws)
+        return chosen.to(seen.device)
 
 
 class LanguageMetrics:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
-from hydratune.core.task import Task
+from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
+from hydratune.tasks.columns import named, others
 from hydratune.tasks.heads import linear_head
 
 MONITORS = ("map", "macro_f1", "micro_f1")
@@ -24,6 +25,7 @@ class MultiLabel(Task):
     """Binary cross-entropy per label; mean average precision, and F1 at a threshold that validation chooses."""
 
     kind = "labels"
+    monitors = MONITORS
     question = "sequence"
     mixes = True
 
@@ -46,6 +48,21 @@ class MultiLabel(Task):
         """outputs: [B, K] logits; targets [B, K] in 0..1"""
         total = F.binary_cross_entropy_with_logits(outputs.float(), batch.targets, reduction="sum")
         return Loss.of(total, outputs.numel())
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """outputs: [B, K] logits. Probabilities of each label."""
+        return outputs.double().sigmoid()
+
+    def rows(self, scores: Tensor, batch: Batch, asked: Asked) -> list[dict[str, Any]]:
+        """The labels from the threshold on that validation chose, and the probability of each."""
+        names, threshold = asked.spec.class_names, self.threshold or asked.seen.get("val_threshold", 0.5)
+        found = [
+            {"labels": named(names, [p >= threshold for p in row]), **others(names, row)} for row in scores.tolist()
+        ]
+        if asked.labelled:
+            for row, true in zip(found, (batch.targets > 0.5).tolist(), strict=True):
+                row["true"] = named(names, true)
+        return found
 
     def metrics(self, spec: Spec, device: torch.device) -> MultiLabelMetrics:
         return MultiLabelMetrics(spec, self)

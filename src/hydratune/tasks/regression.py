@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
-from hydratune.core.task import Task
+from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
@@ -27,6 +28,7 @@ class Regression(Task):
     """Mean squared error or Huber's loss of standardised targets; MAE, RMSE and R2 in the targets' own units."""
 
     kind = "values"
+    monitors = MONITORS
     question = "sequence"
     mixes = True
 
@@ -60,6 +62,25 @@ class Regression(Task):
         else:
             total = F.mse_loss(values, batch.targets, reduction="sum")
         return Loss.of(total, values.numel())
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """outputs: [B, K] standardised numbers"""
+        return outputs.double()
+
+    def rows(self, scores: Tensor, batch: Batch, asked: Asked) -> list[dict[str, Any]]:
+        """Each number in its own unit."""
+        targets = asked.spec.targets
+        assert targets is not None
+        mean, std = torch.tensor(targets.mean), torch.tensor(targets.std)
+        result = [self._named("", targets.names, row) for row in (scores.cpu() * std + mean).tolist()]
+        if asked.labelled:
+            for row, true in zip(result, (batch.targets.cpu().double() * std + mean).tolist(), strict=True):
+                row |= self._named("true ", targets.names, true)
+        return result
+
+    @staticmethod
+    def _named(prefix: str, names: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
+        return {f"{prefix}{name}": value for name, value in zip(names, values, strict=True)}
 
     def metrics(self, spec: Spec, device: torch.device) -> RegressionMetrics:
         return RegressionMetrics(spec, self)

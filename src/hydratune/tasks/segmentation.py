@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
-from hydratune.core.task import Task
+from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
@@ -24,6 +25,7 @@ class Segmentation(Task):
     """Cross-entropy of every pixel that is not ignored; mean IoU, IoU per class and pixel accuracy."""
 
     kind = "pixels"
+    monitors = MONITORS
     dense = True
 
     def __init__(self, label_smoothing: float = 0.0, monitor: str = "miou") -> None:
@@ -45,6 +47,18 @@ class Segmentation(Task):
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
         return Loss.of(total, (wanted != IGNORED).sum())
+
+    def predict(self, forward: Callable[[Features], Any], views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
+        """A mask of each image as the network sees it, and the share of each class that is in it."""
+        (batch,) = views
+        size, names = batch.inputs.shape[2:], asked.spec.class_names
+        logits = F.interpolate(forward(batch.inputs).float(), size=size, mode="bilinear", align_corners=False)
+        result = []
+        for mask in logits.argmax(1).to(torch.uint8).cpu():
+            counts = torch.bincount(mask.flatten(), minlength=len(names))
+            shares = {f"share({name})": n / mask.numel() for name, n in zip(names, counts.tolist(), strict=True)}
+            result.append({"mask": mask, **shares})
+        return result
 
     def metrics(self, spec: Spec, device: torch.device) -> SegmentationMetrics:
         return SegmentationMetrics(spec, device)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydratune.core.loss import Loss
 from hydratune.core.markdown import markdown_table
+from hydratune.core.task import Asked
 from hydratune.core.types import Batch, Features, Spec, Summary, TextSpec
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
@@ -45,6 +49,21 @@ class TokenClassification(SequenceClassification):
         """outputs: [B, T, K] logits"""
         return token_loss(outputs, batch.targets, self.label_smoothing)
 
+    def scores(self, outputs: Tensor) -> Tensor:
+        """outputs: [B, T, K] logits. Probabilities."""
+        return outputs.double().softmax(2)
+
+    def rows(self, scores: Tensor, batch: Batch, asked: Asked) -> list[dict[str, Any]]:
+        """The tag of each word that has a token, and the entities that they make, where the words are known."""
+        names, result = asked.spec.class_names, []
+        words = getattr(asked.source, "words", None)
+        for row, wanted, sample in zip(scores.cpu(), batch.targets.cpu(), batch.ids.tolist(), strict=True):
+            probabilities, tags = row[wanted != -100].max(1)
+            known = {"true": " ".join(names[t] for t in wanted[wanted != -100].tolist())} if asked.labelled else {}
+            found = {} if words is None else {"entities": spans(tags, probabilities, names, *words(sample))}
+            result.append({**found, "tags": " ".join(names[t] for t in tags.tolist()), **known})
+        return result
+
     def metrics(self, spec: TextSpec, device: torch.device) -> TokenMetrics:  # type: ignore[override]
         return TokenMetrics(spec, device)
 
@@ -54,6 +73,19 @@ def token_loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
     logits, wanted = outputs.flatten(0, 1).float(), targets.flatten()
     total = F.cross_entropy(logits, wanted, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)
     return Loss.of(total, (wanted != -100).sum())
+
+
+def spans(
+    tags: Tensor, probabilities: Tensor, names: Sequence[str], text: str, words: Sequence[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Entities in a text. words: where each begins and ends; the first of them have a tag each."""
+    found = entities(tags, torch.zeros_like(tags), names)
+    result = []
+    for _, kind, first, last in sorted(found, key=lambda e: e[2]):
+        start, end = words[first][0], words[last][1]
+        score = float(probabilities[first : last + 1].mean())
+        result.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})
+    return result
 
 
 class TokenMetrics:

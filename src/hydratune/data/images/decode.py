@@ -32,6 +32,7 @@ TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = [TURNED[i] for i in (5, 6, 7, 8)]
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as the module warnings keeps it
 
 
@@ -109,25 +110,79 @@ def _square(source: Path | BytesIO, path: Path, size: int, white: float | None) 
         image = _upright(file)
         if not depth.ordinary:
             image = narrowed(image, depth, white)
-        image = _opaque(image, raw)
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return _cut(_opaque(image, raw), size)
+
+
+def _middle(width: int, height: int) -> tuple[int, int, int, int]:
+    """The square that is cut out."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _cut(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=_middle(*image.size))
+
+
+def given(image: Any, size: int) -> Tensor:
+    """The same of a picture in memory: PIL's, or a tensor [C, H, W], uint8 or from 0 to 1. Raises ValueError."""
+    if isinstance(image, Tensor):
+        if image.ndim == 2:
+            image = image.unsqueeze(0)
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+            raise ValueError(f"a tensor of {list(image.shape)} is no picture; [3, H, W] is, or [1, H, W]")
+        if image.is_floating_point():
+            if not bool(((image >= 0) & (image <= 1)).all()):
+                raise ValueError("a picture of floats has values from 0 to 1; uint8 has them from 0 to 255")
+            image = (image * 255).round()
+        elif image.dtype != torch.uint8:
+            raise ValueError(f"a picture of {image.dtype}; uint8 is one, or floats from 0 to 1")
+        array = image.to("cpu", torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()
+        image = Image.fromarray(array)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"a {type(image).__name__} is no path, PIL image or tensor")
+    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
+        raise ValueError(f"a picture of mode {image.mode}: nothing says which value is white; convert it to RGB")
+    square = _cut(_opaque(_turned(image), ""), size)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def square_of(image: Any) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """(width and height of a picture the right way up, the square that is cut out of it). A path comes as text."""
+    if isinstance(image, Tensor):
+        size = (image.shape[-1], image.shape[-2])
+    elif isinstance(image, str):
+        with Image.open(image, formats=FORMATS) as file:
+            size = _turned_size(file)
+    else:
+        size = _turned_size(image)
+    return size, _middle(*size)
+
+
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _turn(image) in SIDEWAYS else (width, height)
 
 
 def _upright(file: Any) -> Image.Image:
     """Telephones store which way is up beside the pixels."""
-    try:
-        turned = TURNED.get(file.getexif().get(ORIENTATION))
-    except Exception:  # EXIF that cannot be read turns nothing
-        turned = None
-    image = file if turned is None else file.transpose(turned)
+    image = _turned(file)
     if file.format == "TIFF" and file.mode in ("P", "PA") and max(file.tag_v2[COLOURS]) < 256:
         # written with 8 bits for 16, by which every colour would be black
         image.putpalette(bytes(file.tag_v2[COLOURS]), "RGB;L")
     return image
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNED.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # EXIF that cannot be read turns nothing
+        return None
 
 
 def _opaque(image: Image.Image, raw: str) -> Image.Image:

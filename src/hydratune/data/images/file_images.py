@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,13 @@ from torch import Tensor
 from hydratune.core.markdown import as_shown
 from hydratune.core.task import Task
 from hydratune.core.types import ImageSpec
-from hydratune.data.dataset import check_share, completed, stratified_split
+from hydratune.data.dataset import SPLITS, WHOLE, check_share, completed, stratified_split
 from hydratune.data.duplicates import check_option, duplicates
 from hydratune.data.hashes import hashes
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.file_split import FileSplit, threads
 from hydratune.data.images.image_dataset import ImageDataset, check_statistics, pixel_statistics
-from hydratune.data.images.image_stream import Split
+from hydratune.data.images.image_stream import MemorySplit, Split
 
 LARGEST = 4096  # pixels of a side
 
@@ -82,15 +82,22 @@ class FileImages(DividedImages):
     def index(self) -> Found:
         """Of the source, as it lies there."""
 
-    def evaluated_split(self) -> Split:
-        """val, where the source has such a part; else all that there is, as nothing of it trains."""
-        if "val" in self._indexed.parts:
-            return self.split("val")
+    def split_names(self) -> Sequence[str]:
+        return [name for name in SPLITS if name in self._files]
+
+    def evaluated_parts(self) -> Mapping[str, Split]:
+        parts = self._indexed.parts
         if self.skip_broken:
-            paths, labels = self._whole({"train": self._indexed.parts["train"]})["train"]
-        else:
-            paths, labels = self._indexed.parts["train"]
-        return FileSplit(paths, labels, self.size, self.workers, self.white)
+            parts = self._whole(parts)
+        named = {WHOLE: parts["train"]} if parts.keys() == {"train"} else parts
+        return {name: self.of_files(paths, labels) for name, (paths, labels) in named.items()}
+
+    def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
+        """Decoded into memory where they fit."""
+        split = FileSplit(paths, labels, self.size, self.workers, self.white)
+        if self._room_for(len(paths)):
+            return MemorySplit(_decoded(split), labels)
+        return split
 
     def strata(self, labels: Tensor) -> Tensor:
         """[N] group of each sample, from each of which a part that is divided off takes its share."""
@@ -210,7 +217,10 @@ class FileImages(DividedImages):
         return split.read(torch.arange(0, len(split), max(len(split) // 1000, 1)))
 
     def _fits(self, name: str) -> bool:
-        return len(self._part(name)[0]) * 3 * self.size**2 <= self.memory_mb * 2**20
+        return self._room_for(len(self._part(name)[0]))
+
+    def _room_for(self, count: int) -> bool:
+        return count * 3 * self.size**2 <= self.memory_mb * 2**20
 
     def _streamed(self, name: str) -> FileSplit:
         paths, labels = self._part(name)
@@ -222,12 +232,16 @@ class FileImages(DividedImages):
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         if name not in self._decoded:
             split = self._streamed(name)
-            batches = list(torch.arange(len(split)).split(256))
-            self._decoded[name] = (torch.cat(list(split.read_ahead(batches))), split.labels)
+            self._decoded[name] = (_decoded(split), split.labels)
         return self._decoded[name]
 
     def split(self, name: str) -> Split:
         return super().split(name) if self._fits(name) else self._streamed(name)
+
+
+def _decoded(split: FileSplit) -> Tensor:
+    """[N, 3, size, size] uint8"""
+    return torch.cat(list(split.read_ahead(list(torch.arange(len(split)).split(256)))))
 
 
 class OwnFiles(FileImages):

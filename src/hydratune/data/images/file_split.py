@@ -36,6 +36,9 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def with_labels(self, labels: Tensor) -> FileSplit:
+        return FileSplit(self.paths, labels, self.size, self.workers, self.white, self.summary)
+
     def read(self, ids: Tensor) -> Tensor:
         return next(self.read_ahead([ids]))
 

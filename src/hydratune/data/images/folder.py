@@ -16,18 +16,22 @@ from hydratune.data.images.file_images import Files, Found, OwnFiles
 from hydratune.data.images.layout import layout_of
 from hydratune.data.images.walk import listed
 from hydratune.data.parts import is_hidden
+from hydratune.data.text import labels
 
 
 class ImageFolder(OwnFiles):
     """A folder per class, or folders called train, val (dev) and test of those, or an archive of such folders."""
 
-    def __init__(self, task: Task, augment: Augment, root: str, **options: Any) -> None:
+    def __init__(
+        self, task: Task, augment: Augment, root: str, classes: Sequence[str | int] | None = None, **options: Any
+    ) -> None:
+        """classes: names in the order of their numbers, of which some may have no folder; null: the folders' own."""
         super().__init__(task, augment, **options)
-        self.root = expanded(root)
+        self.root, self.classes = expanded(root), labels.given(classes)
 
     def index(self) -> Found:
         root = _within(unpacked(self.root, cache_home() / "archives")) if is_archive(self.root) else self.root
-        layout = layout_of(root)
+        layout = layout_of(root, self.classes)
         parts = {part: _numbered(images) for part, images in layout.parts.items()}
         count = "1 file or folder is" if len(layout.others) == 1 else f"{len(layout.others):,} files or folders are"
         summary = f"{count} left alone: hidden, called like no image, or in no class ({listed(layout.others)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,26 @@ class ImageDataset(Dataset):
     def stream(self, split: Split, body: Backbone, batches: Batches, place: Placement) -> ImageStream:
         augment = self.augment if batches.training else None
         return ImageStream(split, self.spec(), batches, place, body.in_channels, augment)
+
+    def eval_views(
+        self, split: Split, body: Backbone, batches: Batches, place: Placement, count: int = 1
+    ) -> Iterator[list[Batch]]:
+        """The first view is the image itself, the others are as training augments it."""
+        self.check_views(count)
+        stream = self.stream(split, body, batches, place)
+        if count == 1:
+            return ([batch] for batch in stream.eval_batches())
+        augmented = ImageStream(split, self.spec(), batches, place, body.in_channels, self.augment)
+        return stream.with_views(augmented, count)
+
+    def check_views(self, count: int) -> None:
+        if count > 1 and self.task.dense:
+            raise ValueError(f"predict.views={count}: masks are made of one view")
+        if count > 1 and not self.augment.per_sample:
+            raise ValueError(
+                f"predict.views={count}: training does not augment, so that there is one view of each image; "
+                "dataset.augment.flip=true would make others"
+            )
 
     def show_batch(self, batch: Batch) -> Mapping[str, Tensor]:
         spec = self.spec()

@@ -50,6 +50,9 @@ class MemorySplit:
     def read(self, ids: Tensor) -> Tensor:
         return self.images[ids]
 
+    def with_labels(self, labels: Tensor) -> MemorySplit:
+        return MemorySplit(self.images, labels, self.summary)
+
 
 class ImageStream(Stream):
     """Images as the network sees them."""
@@ -134,6 +137,16 @@ class ImageStream(Stream):
         ids = self._eval_ids()
         for these, images in zip(ids, self._read(ids), strict=True):
             yield Batch(self._prepare(images, these, None), self._targets(these, None), these.to(self.device))
+
+    def with_views(self, augmented: ImageStream, count: int) -> Iterator[list[Batch]]:
+        """The same, each batch with `count` - 1 further views of it; read once for all."""
+        tables = [augmented._table(view) for view in range(1, count)]
+        ids = self._eval_ids()
+        for these, images in zip(ids, self._read(ids), strict=True):
+            targets, where = self._targets(these, None), these.to(self.device)
+            inputs = [self._prepare(images, these, None)]
+            inputs += [augmented._prepare(images, these, table[these]) for table in tables if table is not None]
+            yield [Batch(own, targets, where) for own in inputs]
 
     def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Tensor:
         return pictures.mistakes(self.visible(torch.tensor(ids, device=self.device)), captions)

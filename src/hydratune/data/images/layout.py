@@ -23,8 +23,11 @@ class Layout:
     others: Sequence[str]
 
 
-def layout_of(root: Path) -> Layout:
-    """A folder per class, or parts that hold those. Raises ValueError where it is neither, or could be both."""
+def layout_of(root: Path, known: Sequence[str] | None = None) -> Layout:
+    """A folder per class, or parts that hold those. Raises ValueError where it is neither, or could be both.
+
+    known: the classes that there are, of which some may be missing here.
+    """
     if not root.is_dir():
         message = "is a file, and no archive of a known kind" if root.is_file() else "no such folder"
         raise ValueError(f"dataset.root={root}: {message}; {SHOULD}")
@@ -37,31 +40,35 @@ def layout_of(root: Path) -> Layout:
     # What is called train and holds images directly is a class: of pictures of trains
     parts = [name for name in holding if part_called(name) and len(folders[name].loose) < len(folders[name].images)]
     if parts:
-        return _of_parts(whole, folders, parts)
+        return _of_parts(whole, folders, parts, known)
     flat = [name for name in holding if part_called(name)]
     if len(flat) == len(holding) or len({part_called(name) for name in flat}) > 1:
         raise ValueError(f"dataset.root={root}: {listed(flat)} hold images, but no folders of them; {SHOULD}")
     for name in holding if len(holding) > 1 else ():
         _refuse_parts_within(folders[name])
-    classes = _classes(whole, folders)
+    classes = _classes(whole, folders, known)
     return Layout({"train": _images(folders, classes)}, classes, sorted([*whole.others, *whole.loose]))
 
 
-def _of_parts(whole: Folder, folders: Mapping[str, Folder], names: Sequence[str]) -> Layout:
+def _of_parts(
+    whole: Folder, folders: Mapping[str, Folder], names: Sequence[str], known: Sequence[str] | None
+) -> Layout:
     message = f"dataset.root={whole.path}"
     refuse_twice(names, message)
     for name in folders:
         if name not in names and (folders[name].images or part_called(name)):
             _refuse_beside(message, folders[name], names)
     parts = {str(part_called(name)): folders[name] for name in names}
-    if "train" not in parts:
+    if "train" not in parts and known is None:
         raise ValueError(f"{message}: {listed(names)} hold folders of images as parts do, but none is called train")
     inner = {part: folder.inner() for part, folder in parts.items()}
-    classes = _classes(parts["train"], inner["train"])
+    first = "train" if "train" in parts else next(iter(parts))
+    classes = _classes(parts[first], inner[first], known)
     others = [*whole.loose, *(other for other in whole.others if other.partition("/")[0] not in names)]
     for part, folder in parts.items():
         if foreign := [name for name, own in inner[part].items() if own.images and name not in classes]:
-            raise ValueError(f"{message}: {folder.path} has classes that train has not: {listed(foreign)}")
+            whose = "dataset.classes" if known else "train"
+            raise ValueError(f"{message}: {folder.path} has classes that {whose} has not: {listed(foreign)}")
         others += [f"{folder.path.name}/{other}" for other in (*folder.others, *folder.loose)]
     return Layout({part: _images(inner[part], classes) for part in parts}, classes, sorted(others))
 
@@ -84,12 +91,19 @@ def _refuse_beside(message: str, folder: Folder, parts: Sequence[str]) -> None:
     )
 
 
-def _classes(folder: Folder, inner: Mapping[str, Folder]) -> list[str]:
-    """Numbers in their order, else by the alphabet."""
+def _classes(folder: Folder, inner: Mapping[str, Folder], known: Sequence[str] | None) -> list[str]:
+    """Numbers in their order, else by the alphabet; those that are known in theirs."""
     names = sorted(inner)
     for own in inner.values():
         if not own.images:
             raise ValueError(f"dataset.root: {own.path} holds no images, as a class should{_but(own.others)}")
+    if known is not None:
+        if foreign := [name for name in names if name not in known]:
+            raise ValueError(
+                f"dataset.root: {folder.path} has the class {foreign[0]}, which is none of the known ones: "
+                f"{', '.join(known[:20])}"
+            )
+        return list(known)
     if len(names) < 2:
         own = inner[names[0]]
         hint = f"; dataset.root={own.path} would take the folders in it" if len(own.loose) < len(own.images) else ""

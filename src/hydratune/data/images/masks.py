@@ -140,12 +140,13 @@ class ImageMasks(OwnFiles):
         """Of splits that are kept in memory, as far as they have been asked for."""
         return {}
 
-    def evaluated_split(self) -> Split:
-        if "val" in self._indexed.parts:
-            return self.split("val")
-        paths, labels = self._indexed.parts["train"]
+    def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
         images = FileSplit(paths, labels, self.size, self.workers, self.white)
-        return MaskFiles(images, [self._masks[p] for p in paths], self.ignore, len(self._indexed.classes))
+        masked = MaskFiles(images, [self._masks[p] for p in paths], self.ignore, len(self._indexed.classes))
+        if not self._room_for(len(paths)):
+            return masked
+        every = torch.arange(len(masked))
+        return MemoryMasks(images.read(every), masked.read_masks(every), "")
 
     def split_summary(self, split: Split) -> str:
         whence = getattr(split, "summary", "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hydratune.core.task import Task
 from hydratune.core.types import TargetSpec
-from hydratune.data.dataset import SPLITS, check_share, completed, stratified_split
+from hydratune.data.dataset import SPLITS, WHOLE, check_share, completed, stratified_split
 from hydratune.data.duplicates import Sample
 from hydratune.data.targets import LISTED, Targets, counted, targets_of
 from hydratune.data.text import labels
@@ -80,6 +80,11 @@ class Labelled(TextDataset):
         left, own = ([rows[i] for i in ids.tolist()] for ids in both)
         return left, own
 
+    def evaluated_parts(self) -> Mapping[str, TextSplit]:
+        rows = self._source
+        named = {WHOLE: rows["train"]} if rows.keys() == {"train"} else rows
+        return {name: self.samples(own) for name, own in named.items() if own}
+
     def encoded(self, name: str) -> TextSplit:
         rows = self.parts[name]
         if rows and not any(self.text_of(row).strip() for row in rows):
@@ -98,8 +103,10 @@ class Labelled(TextDataset):
         names = {label: i for i, label in enumerate(order)}
         if len(names) < 2:
             raise ValueError(f"dataset: train has the one label {', '.join(names)}; there is nothing to tell apart")
-        for part in SPLITS:
-            for row in self.parts[part]:
+        # those that are given need no look at what is divided off
+        parts = self._source if self.classes else self.parts
+        for part, rows in parts.items():
+            for row in rows:
                 if foreign := [label for label in self.labels_of(row) if label not in names]:
                     where = "dataset.classes does not have" if self.classes else "train never has"
                     raise ValueError(
@@ -190,7 +197,7 @@ class LabelledTexts(Labelled):
         return left, own
 
     def pairs(self) -> bool:
-        return isinstance(self.parts["train"][0][0], tuple)
+        return isinstance(next(iter(self._source.values()))[0][0], tuple)
 
     def text_of(self, row: tuple[Text, str]) -> str:
         return row[0] if isinstance(row[0], str) else "\n".join(row[0])

@@ -59,6 +59,9 @@ class TextTable(FromSource, LabelledTexts):
     def label_columns(self) -> Sequence[str]:
         return [str(name) for key, name in self._columns if key == "label"]
 
+    def text_columns(self) -> tuple[list[Column], Form]:
+        return [column for column in self._columns if column[0] == "text"], self._form
+
     def rows(self) -> dict[str, list[Any]]:
         return {part: [r for f in files for r in self._read(f)] for part, files in self._files.files.items()}
 

@@ -20,6 +20,7 @@ from hydratune.data.duplicates import Sample, check_option, duplicates
 from hydratune.data.stream import Batches, Placement
 from hydratune.data.text.text_files import digest_of, shown
 from hydratune.data.text.text_stream import TextSplit, TextStream, as_cell
+from hydratune.data.text.text_tables import Column, Form
 from hydratune.data.text.tokenizer import Tokenizer, TokenizerRecipe
 
 LONGEST = 2**20  # what noise and the order of samples have room for
@@ -101,9 +102,9 @@ class TextDataset(Dataset):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return self.recipe.tokenizer(self.texts, self.digest(), self._inherited())
+        return self.recipe.tokenizer(self.texts, self.digest(), self.tokenizer_beside())
 
-    def _inherited(self) -> str | None:
+    def tokenizer_beside(self) -> str | None:
         """Directory of the tokenizer that the first weights were trained with; None where there is none."""
         if self.inherited is None:
             return None
@@ -170,6 +171,10 @@ class TextDataset(Dataset):
         count = int((split.tokens == own["unk"]).sum())
         words = max(len(split.tokens) - 2 * len(split) * ("cls" in own), 1)
         return f"{count / words:.0%} of the tokens are unknown to this tokenizer" if count > SEEN * words else ""
+
+    def text_columns(self) -> tuple[list[Column], Form]:
+        """Where the texts of a table are, and how it is written."""
+        return [("text", "text")], Form()
 
     def split_summary(self, split: TextSplit) -> str:
         return split.summary

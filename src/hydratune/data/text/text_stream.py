@@ -37,6 +37,9 @@ class TextSplit:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def with_labels(self, labels: Tensor) -> TextSplit:
+        return replace(self, labels=labels)
+
     def summarised(self, *sentences: str) -> TextSplit:
         return replace(self, summary="; ".join(filter(None, sentences)))
 

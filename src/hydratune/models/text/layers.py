@@ -99,7 +99,7 @@ class LastToken(nn.Module):
         self.norm = norm
 
     def forward(self, features: Padded) -> Tensor:
-        rows = torch.arange(len(features.values), device=features.values.device)
+        rows = torch.arange(features.values.shape[0], device=features.values.device)
         return self.norm(features.values[rows, features.lengths - 1])
 
 

@@ -1,0 +1,155 @@
+"""Images to be predicted, read as those were that the network was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydratune.core.task import Task
+from hydratune.core.types import ImageSpec
+from hydratune.data.images.augment import Augment
+from hydratune.data.images.file_split import threads
+from hydratune.data.images.image_dataset import ImageDataset
+from hydratune.data.images.image_stream import IGNORED
+from hydratune.data.images.walk import EXTENSIONS, walk
+from hydratune.data.inputs import Item
+from hydratune.data.text.text_files import parts_of
+from hydratune.data.text.text_tables import TABLES, Form, cell, table_rows
+
+WORKERS = max(min((os.cpu_count() or 2) // 2, 8), 1)  # more would only take the cores that compute
+GREY = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)  # ITU-R 601 in 1/65536, as PIL has it
+
+
+class ImageInputs(ImageDataset):
+    """spec: of the data that the network was trained on. column: that of the paths, where a table lists them."""
+
+    chunk = 2**31
+
+    def __init__(
+        self, task: Task, augment: Augment, spec: ImageSpec, white: float | None = None, column: str = "image"
+    ) -> None:
+        super().__init__(task, augment)
+        channels, height, width = spec.input_shape
+        if height != width or channels not in (1, 3):
+            raise ValueError(f"inputs: files are read as squares of 1 or 3 channels, and not as {spec.input_shape}")
+        self._spec, self._white, self._column = spec, white, column
+
+    def spec(self) -> ImageSpec:
+        return self._spec
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        raise ValueError(f"inputs: have no {name} split")
+
+    def items(self, given: Sequence[Any]) -> list[Item]:
+        """Files, folders with everything below them, tables that list paths; PIL images; tensors [C, H, W]."""
+        return [item for number, one in enumerate(given) for item in self._items(one, number)]
+
+    def _items(self, given: Any, number: int) -> Iterator[Item]:
+        if not isinstance(given, str | Path):
+            yield Item(given, {"file": f"input {number}"})
+            return
+        path = Path(given).expanduser()
+        if path.is_dir():
+            images = sorted(walk(path).images)
+            if not images:
+                raise ValueError(f"inputs={given}: holds no images ({', '.join(EXTENSIONS)})")
+            yield from (Item(f"{path}/{name}", {"file": name}) for name in images)
+        elif path.suffix.lower() in TABLES:
+            yield from self._listed(path)
+        else:
+            yield Item(str(path), {"file": str(given)})
+
+    def _listed(self, table: Path) -> Iterator[Item]:
+        for files in parts_of(table, TABLES).files.values():
+            for file in files:
+                for where, (value,) in table_rows(file, Form(), [("image", self._column)]):
+                    name = cell(value, f"{self._column} of {where}").strip()
+                    yield Item(str(file.parent / name), {"file": name})
+
+    def example_inputs(self, count: int) -> Mapping[str, Tensor]:
+        """[count, C, size, size] normalised noise"""
+        draws = torch.Generator().manual_seed(0)
+        return {"images": torch.randn(count, *self._spec.input_shape, generator=draws)}
+
+    def made_how(self) -> Mapping[str, Any]:
+        return {
+            "images": "[N, C, H, W] float32: (pixel / 255 - mean) / std per channel",
+            "resize": "turned as EXIF says, transparent parts white, the middle square, bilinear with antialiasing",
+        }
+
+    def split_of(self, items: Sequence[Item]) -> GivenImages:
+        channels, size, _ = self._spec.input_shape
+        return GivenImages([item.content for item in items], channels, size, self._white)
+
+    def kept(self, item: Item, mask: Tensor) -> Any:
+        """[size, size] class numbers as a PNG of the image's own size, 255 where it was cut off."""
+        from PIL import Image
+
+        from hydratune.data.images.decode import square_of
+
+        size, (left, top, right, bottom) = square_of(item.content)
+        picture = Image.new("L", size, IGNORED)
+        square = Image.fromarray(mask.numpy()).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+        picture.paste(square, (left, top))
+        return picture
+
+
+class GivenImages:
+    """Images that are decoded when they are read. faults: number -> why it could not be; it is black then."""
+
+    def __init__(self, contents: Sequence[Any], channels: int, size: int, white: float | None) -> None:
+        self.labels = torch.zeros(len(contents), dtype=torch.int64)
+        self.faults: dict[int, str] = {}
+        self._contents, self._channels, self._size, self._white = list(contents), channels, size, white
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def read(self, ids: Tensor) -> Tensor:
+        return next(self.read_ahead([ids]))
+
+    def read_ahead(self, batches: Sequence[Tensor], ahead: int = 2) -> Iterator[Tensor]:
+        """[B, C, size, size] uint8; in the order asked for, `ahead` batches being decoded while one is used."""
+        with threads(WORKERS) as pool:
+            waiting: list[list[Future[list[Tensor]]]] = []
+            for batch in batches:
+                parts = batch.tensor_split(
+                    min(len(batch), 2 * WORKERS)
+                )  # a task each would cost as much as a thumbnail
+                waiting.append([pool.submit(self._decoded, part.tolist()) for part in parts])
+                if len(waiting) > ahead:
+                    yield self._stacked(waiting.pop(0))
+            for futures in waiting:
+                yield self._stacked(futures)
+
+    def _stacked(self, futures: Sequence[Future[list[Tensor]]]) -> Tensor:
+        images = torch.stack([image for future in futures for image in future.result()])
+        if self._channels == 1:
+            images = ((images.int() * GREY).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
+        return images
+
+    def _decoded(self, numbers: Sequence[int]) -> list[Tensor]:
+        from hydratune.data.images.decode import decode, given
+
+        images = []
+        for i in numbers:
+            content = self._contents[i]
+            try:
+                path = isinstance(content, str)
+                images.append(decode(Path(content), self._size, self._white) if path else given(content, self._size))
+            except ValueError as error:
+                self.faults[i] = str(error).removeprefix("dataset: ")
+                images.append(torch.zeros(3, self._size, self._size, dtype=torch.uint8))
+        return images
+
+
+def options_of(dataset: ImageDataset) -> Mapping[str, Any]:
+    """What a set of files says of how they are read."""
+    own = {"white": getattr(dataset, "white", None), "column": getattr(dataset, "image", None)}
+    return {key: value for key, value in own.items() if value is not None}

@@ -1,0 +1,40 @@
+"""Who has a run directory: an advisory lock that the kernel drops with its process, so no stale one stays behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def claim(directory: Path) -> int:
+    """The descriptor that holds the directory until it is closed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ValueError(f"{directory} is in use by another live run") from None
+    return descriptor
+
+
+def is_claimed(directory: Path) -> bool:
+    """Whether a live process has the directory."""
+    try:
+        with open(directory / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def wait_for_release(directories: Sequence[Path], seconds: float) -> None:
+    """Until no live process has one of the directories, or so long in all."""
+    deadline = time.monotonic() + seconds
+    while any(map(is_claimed, directories)) and time.monotonic() < deadline:
+        time.sleep(0.1)
