@@ -35,22 +35,30 @@ def threads_of(home: Path) -> set[int]:
 
 @pytest.mark.slow
 @pytest.mark.scenario(40)
-def test_a_worker_that_is_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """Alone when it goes on, it keeps the one thread that it began with."""
+@pytest.mark.parametrize("killed", ["worker", "sweep"])
+def test_a_worker_that_is_killed_ends_in_the_same_bits(tmp_path: Path, killed: str) -> None:
+    """Alone when it goes on, in this sweep or in the next, it keeps the one thread that it began with."""
     whole = hydratune("-m", *APART, "hydra.sweep.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     begun = threads_of(tmp_path / "whole")
     command = [sys.executable, "-m", "hydratune", "-m", *APART, "hydra.sweep.dir=killed"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     victim = tmp_path / "killed" / "optimizer.lr=0.03"
     wait_until(lambda: checkpoint.steps(victim / "checkpoints") or process.poll() is not None, 600)
     listed = subprocess.run(["pgrep", "-f", "multiprocessing.forkserver"], capture_output=True, text=True).stdout
     holders = [int(p) for p in listed.split() if holds(int(p), victim / ".lock")]
     assert len(holders) == 1, "the worker had ended before it could be killed"
-    os.kill(holders[0], signal.SIGKILL)
-    assert process.wait() == 2
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0, again.stdout + again.stderr
+    if killed == "worker":  # the sweep starts its job once more
+        os.kill(holders[0], signal.SIGKILL)
+        assert process.wait() == 0
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        wait_until(lambda: not holds(holders[0], victim / ".lock"), 60)
+        again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert again.returncode == 0, again.stdout + again.stderr
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
     assert threads_of(tmp_path / "killed") == begun
     pinned = record(victim)["runtime"]["repeat"].split()

@@ -34,7 +34,7 @@ def test_the_wheel_runs_in_a_clean_environment(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     run = [str(python), "-m", "hydratune"]
     where = subprocess.run(
-        [str(python), "-c", "from hydratune.config.assemble import config_directory as d; print(d())"],
+        [str(python), "-c", "from hydratune.config.compose import config_directory as d; print(d())"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.startswith(str(target))
