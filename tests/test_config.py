@@ -26,6 +26,7 @@ def options(group: str) -> list[str]:
 
 NEEDED = {
     "model=torchvision": ["model.name=mobilenet_v3_small"],
+    "model=timm": ["model.name=test_resnet"],
     "model=hf": ["model.name=here"],
     "dataset=text_hub": ["dataset.name=here"],
     "freeze=pattern": ["freeze.train=[head]"],

@@ -35,7 +35,7 @@ def as_before(directory: Path, change: Callable[[dict[str, Any]], None] = lambda
 @pytest.mark.parametrize(
     ("then", "today"),
     [
-        ("hydratune.data.folder.ImageFolder", "hydratune.data.ImageFolder"),
+        ("hydratune.data.shapes.Shapes", "hydratune.data.Shapes"),
         ("hydratune.freeze.strategies.Nothing", "hydratune.freeze.NoFreeze"),
         ("hydratune.optim.Steps", "hydratune.optim.MultiStep"),
         ("hydratune.runtime.Runtime", "hydratune.distributed.Runtime"),
@@ -48,6 +48,13 @@ def test_names_of_then_and_of_today(then: str, today: str) -> None:
     assert upgraded({"a": [{"_target_": then}]}) == {"a": [{"_target_": today}]}
     assert former(upgraded({"_target_": then, "b": 1})) == {"_target_": then, "b": 1}
     assert today not in _THEN or today in PUBLIC
+
+
+def test_keys_that_came_later_are_what_they_were_before() -> None:
+    then = {"_target_": "hydratune.data.folder.ImageFolder", "size": 64}
+    today = {"_target_": "hydratune.data.ImageFolder", "size": 64, "fit": "crop"}
+    assert upgraded(then) == today and former(today) == then
+    assert former({**today, "fit": "letterbox"}) == {**then, "fit": "letterbox"}
 
 
 def test_every_name_of_then_is_one_of_today() -> None:

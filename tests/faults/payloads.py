@@ -349,7 +349,7 @@ USED = [
     used("a path to a file", "experiment=../../../../HOME/evil", answer="evil"),
     used("a flag", "--config-dir=HOME", answer="--config-dir"),
     used("a choice that is a path", hydra="hydra: {runtime: {choices: {model: ../../evil}}}", answer="evil"),
-    used("a YAML tag among its choices", hydra="hydra: !!python/object/apply:os.mkdir ['HOME/canary']", answer="canary"),
+    used("a YAML tag among its choices", hydra="hydra: !!python/object/apply:os.mkdir ['HOME/canary']", answer="mkdir"),
     used("a YAML tag", "!!python/object/apply:os.mkdir ['HOME/canary']"),
     used("a directory that began it", record='{"status": "complete", "command": "hydratune --config-dir=HOME/conf"}'),
     used("a spec of another kind", record='{"status": "complete", "spec": {"kind": "os"}}'),

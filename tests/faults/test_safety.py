@@ -15,7 +15,7 @@ from tests.conftest import hydratune
 from tests.faults.harness import NET, run
 from tests.faults.payloads import PAYLOADS, Payload, prepare
 
-NUMBERS = {"_target_": 35, "nested": 35, "override": 35, "configuration": 35, "weights": 34, "archive": 36}
+NUMBERS = {"_target_": 35, "nested": 35, "override": 35, "configuration": 35, "weights": 34, "run": 35, "archive": 36}
 
 
 @pytest.mark.parametrize(

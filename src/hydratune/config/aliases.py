@@ -32,7 +32,13 @@ _TODAY = {
     for name in names
 }
 _THEN = {today: then for then, today in _TODAY.items()}
-_ADDED = {"hydratune.data.TextTable": {"separator": "auto"}}  # keys that came later, with what they were before
+# Keys that came later, with what they were before
+_OWN_FILES = {"fit": "crop"}
+_ADDED: dict[str, dict[str, Any]] = {
+    "hydratune.data.TextTable": {"separator": "auto"},
+    "hydratune.data.ImageFolder": _OWN_FILES,
+    "hydratune.data.ImageTable": _OWN_FILES,
+}
 _RECORD = {"made_of": "provenance", "asked": "config_hash", "beside": "trained_with"}
 
 

@@ -42,6 +42,8 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "vision.resnet9": ("resnet9",),
         "vision.small_resnet": ("small_resnet",),
         "vision.torchvision_models": ("torchvision_model",),
+        "vision.timm_models": ("timm_model",),
+        "vision.efficientnet_lite0": ("efficientnet_lite0",),
         "text.huggingface": ("huggingface",),
     },
     "freeze": {

@@ -25,7 +25,9 @@ def settings_of(spec: Spec) -> dict[str, Any]:
     """Keys of a data set that make its samples what a network of this spec was trained on."""
     found: dict[str, Any] = {"classes": list(spec.class_names)} if spec.class_names else {}
     if isinstance(spec, ImageSpec):
-        found |= {"size": spec.input_shape[1], "mean": list(spec.mean), "std": list(spec.std)}
+        height, width = spec.input_shape[1:]
+        size = height if height == width else [height, width]
+        found |= {"size": size, "fit": spec.fit, "mean": list(spec.mean), "std": list(spec.std)}
     if isinstance(spec, TextSpec):
         found["max_length"] = spec.max_length
     return found

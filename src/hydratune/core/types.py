@@ -82,6 +82,14 @@ class TextSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Normalisation:
+    """(pixel - mean) / std, per channel, of pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSpec:
     """What the network and its head must know of the data."""
 
@@ -90,6 +98,7 @@ class ImageSpec:
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
     targets: TargetSpec | None = None  # numbers that are predicted
+    fit: str = "crop"  # how a picture of another shape becomes one of this: crop or letterbox
 
     @property
     def num_classes(self) -> int:
@@ -130,6 +139,7 @@ class Backbone:
     in_channels: int | None = 3  # None: any
     weights: Callable[[], tuple[str, Mapping[str, Tensor]]] | None = None  # where pretrained tensors come from
     classes: Sequence[str] | None = None  # what the head among these was made for, where that is known
+    normalisation: Normalisation | None = None  # of the images that these were trained on, where that is known
     export: Callable[[Path, Mapping[str, Tensor]], None] | None = None  # into a directory, as its library reads it
 
 

@@ -12,7 +12,7 @@ from hydratune.config.job import Job
 from hydratune.core.paths import cache_home
 from hydratune.core.secrets import hidden_in
 from hydratune.core.task import Task
-from hydratune.core.types import Backbone, Phase, Spec
+from hydratune.core.types import Backbone, ImageSpec, Phase, Spec
 from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.distributed.runtime import Numerics, Precision, Runtime
@@ -28,6 +28,8 @@ from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.report import costs as cost_rows
 from hydratune.models.load_weights import HeadAnswers
 from hydratune.models.network import Network
+
+CLOSE = 0.01  # so near, two normalisations are one
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,25 @@ def in_common(jobs: Sequence[Job]) -> tuple[JobGroup, Network]:
     dataset = dataset_of_job(first)
     spec = dataset.spec()
     body, network = first_network(first, dataset, spec)
-    warnings = dataset.check(any(job.reads_test for job in jobs))
+    warnings = [*dataset.check(any(job.reads_test for job in jobs)), *_normalised_otherwise(first, body, spec)]
     evals = _eval_sets(first, spec, dataset.task)
     train, val = dataset.split("train"), dataset.split("val")
     return JobGroup(first, runtime, dataset, spec, body, train, val, evals, warnings), network
+
+
+def _normalised_otherwise(job: Job, body: Backbone, spec: Spec) -> list[str]:
+    """A sentence where the images are not as those that the model's own weights were trained on."""
+    theirs = body.normalisation
+    if theirs is None or not isinstance(spec, ImageSpec) or job.config.init_from not in (None, "auto"):
+        return []
+    pairs = [*zip(theirs.mean, spec.mean, strict=False), *zip(theirs.std, spec.std, strict=False)]
+    if all(abs(a - b) < CLOSE for a, b in pairs):
+        return []
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (theirs.mean, theirs.std))
+    return [
+        "model.weights were trained on images of another normalisation; theirs is "
+        f"dataset.mean=[{mean}] dataset.std=[{std}]"
+    ]
 
 
 def _eval_sets(job: Job, spec: Spec, task: Task) -> dict[str, EvalSet]:

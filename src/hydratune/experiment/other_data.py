@@ -21,13 +21,13 @@ def like(spec: Spec, node: Node, where: str, job: Job) -> Dataset:
     """A data set whose samples are made as those of `spec` are, but for what is typed of it."""
     typed = {split_override(o)[0] for o in job.overrides}
     settings = {k: v for k, v in settings_of(spec).items() if f"{where}.{k}" not in typed and node.get(k) != v}
-    own = {k: v for k, v in settings.items() if accepts(node, k, job.trust) and _may_be(node.get(k), v)}
+    own = {k: v for k, v in settings.items() if accepts(node, k, job.trust) and _may_be(k, node.get(k), v)}
     return dataset_of({**node, **own}, where, job.trust, weights_home(job))
 
 
-def _may_be(written: Any, value: Any) -> bool:
+def _may_be(key: str, written: Any, value: Any) -> bool:
     """Whether a key holds what a spec would have there: `classes` may be their number elsewhere."""
-    return written is None or isinstance(written, Sequence) == isinstance(value, Sequence)
+    return written is None or key != "classes" or isinstance(written, Sequence) == isinstance(value, Sequence)
 
 
 def as_asked(dataset: Dataset, split: Any, task: Task, spec: Spec, where: str) -> Any:

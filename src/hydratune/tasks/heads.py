@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydratune.core.types import Features, Levels
+
+FINE = 4  # pixels of the image to one of the finest map that is worth a linear layer, or DeepLab's details
 
 
 def linear_head(features: Features, outputs: int, zero: bool = False) -> nn.Linear:
@@ -23,23 +28,100 @@ def linear_head(features: Features, outputs: int, zero: bool = False) -> nn.Line
 class LinearOnLevels(nn.Module):
     """Levels -> [B, K, h, w] at the finest level: a 1x1 convolution of each, summed after bilinear upsampling.
 
-    It is one linear map of what all levels say of a place, as hypercolumns are (arXiv 1411.5752).
+    It is one linear map of what all levels say of a place, as hypercolumns are (arXiv 1411.5752). first: the finest
+    level that is used.
     """
 
-    def __init__(self, channels: list[int], outputs: int) -> None:
+    def __init__(self, channels: Sequence[int], outputs: int, first: int = 0) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(c, outputs, 1, bias=i == 0) for i, c in enumerate(channels))
+        self.first = first
+        self.levels = nn.ModuleList(nn.Conv2d(c, outputs, 1, bias=i == 0) for i, c in enumerate(channels[first:]))
 
     def forward(self, features: Levels) -> Tensor:
-        maps = [layer(level) for layer, level in zip(self.levels, features.kept, strict=True)]
+        maps = [layer(level) for layer, level in zip(self.levels, features.kept[self.first :], strict=True)]
         finest = maps[0]
         for other in maps[1:]:
-            finest = finest + F.interpolate(other, size=finest.shape[2:], mode="bilinear", align_corners=False)
+            finest = finest + resized(other, finest)
         return finest
 
 
-def dense_head(features: Features, outputs: int) -> LinearOnLevels:
-    """features: Levels of one sample."""
+def resized(maps: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
+    """To the resolution of `like`."""
+    align = False if mode == "bilinear" else None
+    return F.interpolate(maps, size=like.shape[2:], mode=mode, align_corners=align)
+
+
+class _Convolutions(nn.Sequential):
+    """Twice 3x3, BatchNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for taken in (inputs, outputs):
+            layers += [nn.Conv2d(taken, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """Levels -> [B, K, h, w] at the finest level (arXiv 1505.04597): from the coarsest on, each is enlarged and joined
+    with the next finer one.
+
+    width: channels beside the coarsest level but one; half as many at each finer one, down to 32.
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int, width: int = 256) -> None:
+        super().__init__()
+        coarsest, *finer = reversed(channels)
+        widths = [max(width >> i, 32) for i in range(len(finer))]
+        taken = [coarsest, *widths[:-1]]
+        self.blocks = nn.ModuleList(_Convolutions(t + f, w) for t, f, w in zip(taken, finer, widths, strict=True))
+        self.last = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+
+    def forward(self, features: Levels) -> Tensor:
+        x, *finer = reversed(features.kept)
+        for block, level in zip(self.blocks, finer, strict=True):
+            x = block(torch.cat([resized(x, level, "nearest"), level], 1))
+        return self.last(x)
+
+
+class DeepLab(nn.Module):
+    """Levels -> [B, K, h, w] at a quarter of the image's resolution (DeepLabV3+, arXiv 1802.02611): pooling at several
+    rates on the coarsest level, joined with details of a fine one. The body keeps its strides, so that the rates are
+    small ones.
+
+    fine: which level gives the details.
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int, fine: int, width: int = 256) -> None:
+        super().__init__()
+        from torchvision.models.segmentation.deeplabv3 import ASPP
+
+        self.fine = fine
+        self.pyramid = ASPP(channels[-1], [2, 4, 6], width)
+        self.details = nn.Sequential(nn.Conv2d(channels[fine], 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(True))
+        self.joined = _Convolutions(width + 48, width)
+        self.last = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, features: Levels) -> Tensor:
+        details = self.details(features.kept[self.fine])
+        pyramid = resized(self.pyramid(features.kept[-1]), details)
+        return self.last(self.joined(torch.cat([pyramid, details], 1)))
+
+
+HEADS = ("linear", "unet", "deeplab")
+
+
+def dense_head(head: str, features: Features, outputs: int, size: tuple[int, int]) -> nn.Module:
+    """features: Levels of one sample; size: (H, W) of its image. Raises ValueError for a body without levels."""
     if not isinstance(features, Levels) or not features.kept:
-        raise ValueError("model: this task wants a body with levels of several resolutions; resnet and vgg have them")
-    return LinearOnLevels([level.shape[1] for level in features.kept], outputs)
+        raise ValueError(
+            "model: this task wants a body with levels of several resolutions; resnet, vgg and most of timm's have them"
+        )
+    channels = [level.shape[1] for level in features.kept]
+    coarse_enough = [i for i, level in enumerate(features.kept) if size[0] >= FINE * level.shape[2]]
+    # Of small images, whose levels begin at their own resolution, all are wanted.
+    first = coarse_enough[0] if len(coarse_enough) > 3 else 0
+    if head == "linear":
+        return LinearOnLevels(channels, outputs, first)
+    if len(channels) < 2:
+        raise ValueError(f"dataset.task.head={head}: wants a body with two levels or more, this one has one; linear")
+    return UNet(channels, outputs) if head == "unet" else DeepLab(channels, outputs, min(first, len(channels) - 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydratune.core.loss import Loss
+from hydratune.core.loss import Loss, Term
 from hydratune.core.markdown import markdown_table
 from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
-from hydratune.tasks.heads import dense_head
+from hydratune.tasks.heads import HEADS, dense_head
 
 IGNORED = 255  # in the masks of batches, whatever number the files have for it
 MONITORS = ("miou", "pixel_accuracy")
@@ -28,25 +30,55 @@ class Segmentation(Task):
     monitors = MONITORS
     dense = True
 
-    def __init__(self, label_smoothing: float = 0.0, monitor: str = "miou") -> None:
-        """monitor: miou or pixel_accuracy, the metric of validation that selects."""
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        monitor: str = "miou",
+        head: str = "linear",
+        dice: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """monitor: miou or pixel_accuracy, the metric of validation that selects. head: linear (a 1x1 convolution of
+        each level), unet or deeplab. dice: weight of a soft Dice loss beside the cross-entropy (arXiv 1606.04797).
+        class_weights: of each class in the cross-entropy.
+        """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
-        if monitor not in MONITORS:
-            raise ValueError(f"dataset.task.monitor={monitor}: one of {', '.join(MONITORS)}")
-        self.label_smoothing, self.monitor = label_smoothing, monitor
+        if not 0 <= dice < math.inf:
+            raise ValueError(f"dataset.task.dice={dice}: a weight, at least 0")
+        if class_weights is not None and not all(0 <= w < math.inf for w in class_weights):
+            raise ValueError(f"dataset.task.class_weights={list(class_weights)}: a weight per class, at least 0")
+        for key, value, known in (("monitor", monitor, MONITORS), ("head", head, HEADS)):
+            if value not in known:
+                near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+                raise ValueError(
+                    f"dataset.task.{key}={value}: " + (f"nearest: {near[0]}" if near else f"one of {', '.join(known)}")
+                )
+        self.label_smoothing, self.monitor, self.head, self.dice = label_smoothing, monitor, head, dice
+        self.class_weights = None if class_weights is None else tuple(class_weights)
 
-    def build_head(self, features: Features, spec: Spec) -> nn.Module:
-        return dense_head(features, spec.num_classes)
+    def build_head(self, features: Features, spec: Any) -> nn.Module:
+        if self.class_weights is not None and len(self.class_weights) != spec.num_classes:
+            raise ValueError(
+                f"dataset.task.class_weights={list(self.class_weights)}: {len(self.class_weights)} numbers for "
+                f"{spec.num_classes} classes"
+            )
+        return dense_head(self.head, features, spec.num_classes, spec.input_shape[1:])
 
     def loss(self, outputs: Tensor, batch: Batch) -> Loss:
         """outputs: [B, K, h, w] logits; targets [B, H, W], 255: ignored"""
         wanted = batch.targets.long()
+        logits = upsampled(outputs, wanted)
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         total = F.cross_entropy(
-            upsampled(outputs, wanted), wanted, reduction="sum", ignore_index=IGNORED,
-            label_smoothing=self.label_smoothing,
-        )  # fmt: skip
-        return Loss.of(total, (wanted != IGNORED).sum())
+            logits, wanted, weights, reduction="sum", ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
+        asked = wanted != IGNORED
+        # As torch's mean: of a weighted loss by the sum of the weights
+        count = asked.sum() if weights is None else (weights[wanted.where(asked, 0)] * asked).sum()
+        if not self.dice:
+            return Loss.of(total, count)
+        return Loss({"cross_entropy": Term(total, count), "dice": _dice(logits, wanted, asked, self.dice)})
 
     def predict(self, forward: Callable[[Features], Any], views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
         """A mask of each image as the network sees it, and the share of each class that is in it."""
@@ -62,6 +94,17 @@ class Segmentation(Task):
 
     def metrics(self, spec: Spec, device: torch.device) -> SegmentationMetrics:
         return SegmentationMetrics(spec, device)
+
+
+def _dice(logits: Tensor, wanted: Tensor, asked: Tensor, weight: float) -> Term:
+    """1 - Dice of probabilities and truth, the mean over the classes that an image has, over images that have any."""
+    probabilities = logits.softmax(1) * asked.unsqueeze(1)
+    truth = F.one_hot(wanted.where(asked, 0), logits.shape[1]).movedim(-1, 1) * asked.unsqueeze(1)
+    both, either = (probabilities * truth).sum((2, 3)), (probabilities + truth).sum((2, 3))
+    there = truth.any(3).any(2)
+    missed = (1 - 2 * both / either.clamp_min(1e-6)) * there
+    each = missed.sum(1) / there.sum(1).clamp_min(1)
+    return Term(each.sum(), there.any(1).sum(), weight)
 
 
 def upsampled(outputs: Tensor, masks: Tensor) -> Tensor:

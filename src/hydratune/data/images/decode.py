@@ -1,4 +1,4 @@
-"""An image file as the square of pixels that a network sees."""
+"""An image file as the rectangle of pixels that a network sees."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hydratune.data.images.depth import Unscaled, depth_of, narrowed, raw_mode
+from hydratune.data.images.frame import GREY, Frame, Size
 from hydratune.data.images.png import without_text
 
 # by their endings' formats alone: PIL would hand PostScript, whatever it is called, to another program
@@ -40,29 +41,30 @@ class Unreadable(Exception):
     """A file that is no whole image; says which, and why."""
 
 
-def decode(path: Path, size: int, white: float | None = None) -> Tensor:
-    """[3, size, size] uint8: the shorter side resized to `size`, the middle cut out, what is transparent on white.
+def decode(path: Path, size: Size, white: float | None = None) -> Tensor:
+    """[3, H, W] uint8, as the frame fits it; what is transparent is white.
 
-    white: the value that is white in images of more than 8 bits; None: what the file says.
+    size: pixels of a square, or a frame. white: the value that is white in images of more than 8 bits; None: what the
+    file says.
     Raises ValueError with the path for a file that is no whole image, and for one whose values nobody can scale.
     """
     try:
-        return pixels(path, size, white)
+        return pixels(path, Frame.of(size), white)
     except Unreadable as error:
         raise ValueError(str(error)) from None
 
 
-def pixels(path: Path, size: int, white: float | None) -> Tensor:
+def pixels(path: Path, frame: Frame, white: float | None) -> Tensor:
     """The same, but raises Unreadable for a file that is no whole image."""
     with _named(path):
         try:
-            image = _square(path, path, size, white)
+            image = _framed(path, path, frame, white)
         except ValueError as error:
             # PIL does not unpack long texts, and leaves the image too; its pixels are what is wanted
             content = without_text(path) if "MAX_TEXT" in str(error) else None
             if content is None:
                 raise
-            image = _square(BytesIO(content), path, size, white)
+            image = _framed(BytesIO(content), path, frame, white)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -102,29 +104,22 @@ def _why(path: Path, error: Exception) -> str:
     return message if plain else f"{type(error).__name__} {message}".strip()
 
 
-def _square(source: Path | BytesIO, path: Path, size: int, white: float | None) -> Image.Image:
+def _framed(source: Path | BytesIO, path: Path, frame: Frame, white: float | None) -> Image.Image:
     with Image.open(source, formats=FORMATS) as file:
-        file.draft("RGB", (size * 2, size * 2))  # a JPEG is decoded at the smallest sufficient scale
+        file.draft("RGB", (frame.width * 2, frame.height * 2))  # a JPEG is decoded at the smallest sufficient scale
         depth, raw = depth_of(file, path), raw_mode(file)
         file.load()
         image = _upright(file)
         if not depth.ordinary:
             image = narrowed(image, depth, white)
-        return _cut(_opaque(image, raw), size)
+        return _cut(_opaque(image, raw), frame)
 
 
-def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """The square that is cut out."""
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def _cut(image: Image.Image, frame: Frame) -> Image.Image:
+    return frame.cut(image, Image.Resampling.BILINEAR, (GREY, GREY, GREY))
 
 
-def _cut(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=_middle(*image.size))
-
-
-def given(image: Any, size: int) -> Tensor:
+def given(image: Any, frame: Frame) -> Tensor:
     """The same of a picture in memory: PIL's, or a tensor [C, H, W], uint8 or from 0 to 1. Raises ValueError."""
     if isinstance(image, Tensor):
         if image.ndim == 2:
@@ -143,20 +138,18 @@ def given(image: Any, size: int) -> Tensor:
         raise ValueError(f"a {type(image).__name__} is no path, PIL image or tensor")
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
         raise ValueError(f"a picture of mode {image.mode}: nothing says which value is white; convert it to RGB")
-    square = _cut(_opaque(_turned(image), ""), size)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+    cut = _cut(_opaque(_turned(image), ""), frame)
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous()
 
 
-def square_of(image: Any) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """(width and height of a picture the right way up, the square that is cut out of it). A path comes as text."""
+def size_of(image: Any) -> tuple[int, int]:
+    """Width and height of a picture the right way up. A path comes as text."""
     if isinstance(image, Tensor):
-        size = (image.shape[-1], image.shape[-2])
-    elif isinstance(image, str):
+        return image.shape[-1], image.shape[-2]
+    if isinstance(image, str):
         with Image.open(image, formats=FORMATS) as file:
-            size = _turned_size(file)
-    else:
-        size = _turned_size(image)
-    return size, _middle(*size)
+            return _turned_size(file)
+    return _turned_size(image)
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:

@@ -23,10 +23,9 @@ from hydratune.data.duplicates import check_option, duplicates
 from hydratune.data.hashes import hashes
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.file_split import FileSplit, threads
+from hydratune.data.images.frame import Frame
 from hydratune.data.images.image_dataset import ImageDataset, check_statistics, pixel_statistics
 from hydratune.data.images.image_stream import MemorySplit, Split
-
-LARGEST = 4096  # pixels of a side
 
 Files = tuple[list[Path], Tensor]  # and their labels
 
@@ -61,18 +60,18 @@ class FileImages(DividedImages):
     """Base of the sets that are files with labels. Under `memory_mb` the decoded split is kept in memory."""
 
     def __init__(
-        self, task: Task, augment: Augment, size: int = 224, mean: Sequence[float] | None = None,
+        self, task: Task, augment: Augment, size: int | Sequence[int] = 224, mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None, memory_mb: int = 2048, workers: int = 4, **division: Any,
     ) -> None:  # fmt: skip
-        """size: pixels of the square that images are cut to; mean, std: per channel, null measures them on train."""
+        """size: pixels of the square that images are cut to, or [height, width]; mean, std: per channel, null measures
+        them on train.
+        """
         super().__init__(task, augment, **division)
-        if not 1 <= size <= LARGEST:
-            room = f"; one image of {size} would take {3 * size**2 / 1e9:,.1f} GB" if size > 0 else ""
-            raise ValueError(f"dataset.size={size}: from 1 to {LARGEST} pixels{room}")
         check_statistics(mean, std, 3)
         for key, value in (("memory_mb", memory_mb), ("workers", workers)):
             if value < 0:
                 raise ValueError(f"dataset.{key}={value}: at least 0")
+        self.frame = Frame.of(size)
         self.size, self.mean, self.std, self.memory_mb, self.workers = size, mean, std, memory_mb, workers
         self.white: float | None = None  # the value that is white in images of more than 8 bits; None: what a file says
         self.skip_broken = 0  # how many files that are no whole images may be left out, each named
@@ -94,7 +93,7 @@ class FileImages(DividedImages):
 
     def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
         """Decoded into memory where they fit."""
-        split = FileSplit(paths, labels, self.size, self.workers, self.white)
+        split = FileSplit(paths, labels, self.frame, self.workers, self.white)
         if self._room_for(len(paths)):
             return MemorySplit(_decoded(split), labels)
         return split
@@ -193,7 +192,7 @@ class FileImages(DividedImages):
         from hydratune.data.images.decode import Unreadable, pixels
 
         try:
-            pixels(path, self.size, self.white)
+            pixels(path, self.frame, self.white)
         except Unreadable as error:
             return str(error)
         return None
@@ -204,11 +203,12 @@ class FileImages(DividedImages):
     @cached_property
     def _spec(self) -> ImageSpec:
         """Once: pixels may have to be measured for it."""
-        size, mean, std = self.size, self.mean, self.std
+        mean, std = self.mean, self.std
         if mean is None or std is None:
             measured = pixel_statistics(self._sample_of_train())
             mean, std = (measured[0] if mean is None else mean), (measured[1] if std is None else std)
-        return ImageSpec((3, size, size), tuple(self._indexed.classes), tuple(mean), tuple(std))
+        shape = (3, self.frame.height, self.frame.width)
+        return ImageSpec(shape, tuple(self._indexed.classes), tuple(mean), tuple(std), fit=self.frame.fit)
 
     def _sample_of_train(self) -> Tensor:
         if self._fits("train"):
@@ -220,11 +220,11 @@ class FileImages(DividedImages):
         return self._room_for(len(self._part(name)[0]))
 
     def _room_for(self, count: int) -> bool:
-        return count * 3 * self.size**2 <= self.memory_mb * 2**20
+        return count * self.frame.bytes <= self.memory_mb * 2**20
 
     def _streamed(self, name: str) -> FileSplit:
         paths, labels = self._part(name)
-        return FileSplit(paths, labels, self.size, self.workers, self.white, self.whence(name))
+        return FileSplit(paths, labels, self.frame, self.workers, self.white, self.whence(name))
 
     def whence(self, name: str) -> str:
         return "" if name in self._indexed.parts else "divided off train"
@@ -240,7 +240,7 @@ class FileImages(DividedImages):
 
 
 def _decoded(split: FileSplit) -> Tensor:
-    """[N, 3, size, size] uint8"""
+    """[N, 3, H, W] uint8"""
     return torch.cat(list(split.read_ahead(list(torch.arange(len(split)).split(256)))))
 
 
@@ -248,9 +248,11 @@ class OwnFiles(FileImages):
     """Base of the sets of a user's own files, which may be of any depth, and broken."""
 
     def __init__(
-        self, task: Task, augment: Augment, white: float | None = None, skip_broken: int = 0, **options: Any
-    ) -> None:
-        """white: the value that is white in images of more than 8 bits, null: what the file says.
+        self, task: Task, augment: Augment, white: float | None = None, skip_broken: int = 0, fit: str = "crop",
+        **options: Any,
+    ) -> None:  # fmt: skip
+        """fit: crop, or letterbox for all of the image with grey margins. white: the value that is white in images of
+        more than 8 bits, null: what the file says.
 
         skip_broken: how many files that are no whole images may be left out, each named.
         """
@@ -259,4 +261,5 @@ class OwnFiles(FileImages):
             raise ValueError(f"dataset.skip_broken={skip_broken}: at least 0")
         if white is not None and not 0 < white < math.inf:
             raise ValueError(f"dataset.white={white}: a number above 0, or null for what the files say")
-        self.white, self.skip_broken = white, skip_broken
+        self.white, self.skip_broken, self.fit = white, skip_broken, fit
+        self.frame = Frame.of(self.size, fit)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hydratune.data.images.frame import Frame, Size
+
 
 def threads(workers: int) -> ThreadPoolExecutor:
     """PIL loads its formats at first use, which several threads must not do at once."""
@@ -25,19 +27,19 @@ class FileSplit:
         self,
         paths: Sequence[Path],
         labels: Tensor,
-        size: int,
+        size: Size,
         workers: int,
         white: float | None = None,
         summary: str = "",
     ) -> None:
-        self.paths, self.labels, self.size, self.workers = list(paths), labels, size, workers
+        self.paths, self.labels, self.frame, self.workers = list(paths), labels, Frame.of(size), workers
         self.white, self.summary = white, summary
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def with_labels(self, labels: Tensor) -> FileSplit:
-        return FileSplit(self.paths, labels, self.size, self.workers, self.white, self.summary)
+        return FileSplit(self.paths, labels, self.frame, self.workers, self.white, self.summary)
 
     def read(self, ids: Tensor) -> Tensor:
         return next(self.read_ahead([ids]))
@@ -49,7 +51,7 @@ class FileSplit:
         with threads(self.workers) as pool:
             waiting = []
             for batch in batches:
-                waiting.append([pool.submit(decode, self.paths[i], self.size, self.white) for i in batch.tolist()])
+                waiting.append([pool.submit(decode, self.paths[i], self.frame, self.white) for i in batch.tolist()])
                 if len(waiting) > ahead:
                     yield self._stacked(waiting.pop(0))
             for futures in waiting:
@@ -57,4 +59,6 @@ class FileSplit:
 
     def _stacked(self, futures: Sequence[Future[Tensor]]) -> Tensor:
         images = [f.result() for f in futures]
-        return torch.stack(images) if images else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return (
+            torch.stack(images) if images else torch.empty(0, 3, self.frame.height, self.frame.width, dtype=torch.uint8)
+        )

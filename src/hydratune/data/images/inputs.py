@@ -15,6 +15,8 @@ from hydratune.core.task import Task
 from hydratune.core.types import ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.file_split import threads
+from hydratune.data.images.frame import GREY as MARGIN
+from hydratune.data.images.frame import Frame
 from hydratune.data.images.image_dataset import ImageDataset
 from hydratune.data.images.image_stream import IGNORED
 from hydratune.data.images.walk import EXTENSIONS, walk
@@ -36,9 +38,10 @@ class ImageInputs(ImageDataset):
     ) -> None:
         super().__init__(task, augment)
         channels, height, width = spec.input_shape
-        if height != width or channels not in (1, 3):
-            raise ValueError(f"inputs: files are read as squares of 1 or 3 channels, and not as {spec.input_shape}")
+        if channels not in (1, 3):
+            raise ValueError(f"inputs: files are read as images of 1 or 3 channels, and not as {spec.input_shape}")
         self._spec, self._white, self._column = spec, white, column
+        self._frame = Frame(height, width, spec.fit)
 
     def spec(self) -> ImageSpec:
         return self._spec
@@ -73,40 +76,42 @@ class ImageInputs(ImageDataset):
                     yield Item(str(file.parent / name), {"file": name})
 
     def example_inputs(self, count: int) -> Mapping[str, Tensor]:
-        """[count, C, size, size] normalised noise"""
+        """[count, C, H, W] normalised noise"""
         draws = torch.Generator().manual_seed(0)
         return {"images": torch.randn(count, *self._spec.input_shape, generator=draws)}
 
     def made_how(self) -> Mapping[str, Any]:
+        square = "square" if self._frame.height == self._frame.width else "part of that shape"
+        cut = f"the middle {square}" if self._frame.fit == "crop" else f"whole, with margins of {MARGIN} around it"
         return {
             "images": "[N, C, H, W] float32: (pixel / 255 - mean) / std per channel",
-            "resize": "turned as EXIF says, transparent parts white, the middle square, bilinear with antialiasing",
+            "resize": f"turned as EXIF says, transparent parts white, {cut}, bilinear with antialiasing",
         }
 
     def split_of(self, items: Sequence[Item]) -> GivenImages:
-        channels, size, _ = self._spec.input_shape
-        return GivenImages([item.content for item in items], channels, size, self._white)
+        return GivenImages([item.content for item in items], self._spec.input_shape[0], self._frame, self._white)
 
     def kept(self, item: Item, mask: Tensor) -> Any:
-        """[size, size] class numbers as a PNG of the image's own size, 255 where it was cut off."""
+        """[H, W] class numbers as a PNG of the image's own size, 255 where it was cut off."""
         from PIL import Image
 
-        from hydratune.data.images.decode import square_of
+        from hydratune.data.images.decode import size_of
 
-        size, (left, top, right, bottom) = square_of(item.content)
+        size = size_of(item.content)
+        left, top, right, bottom = self._frame.taken(*size)
         picture = Image.new("L", size, IGNORED)
-        square = Image.fromarray(mask.numpy()).resize((right - left, bottom - top), Image.Resampling.NEAREST)
-        picture.paste(square, (left, top))
+        seen = Image.fromarray(mask.numpy()).crop(self._frame.placed(*size))
+        picture.paste(seen.resize((right - left, bottom - top), Image.Resampling.NEAREST), (left, top))
         return picture
 
 
 class GivenImages:
     """Images that are decoded when they are read. faults: number -> why it could not be; it is black then."""
 
-    def __init__(self, contents: Sequence[Any], channels: int, size: int, white: float | None) -> None:
+    def __init__(self, contents: Sequence[Any], channels: int, frame: Frame, white: float | None) -> None:
         self.labels = torch.zeros(len(contents), dtype=torch.int64)
         self.faults: dict[int, str] = {}
-        self._contents, self._channels, self._size, self._white = list(contents), channels, size, white
+        self._contents, self._channels, self._frame, self._white = list(contents), channels, frame, white
 
     def __len__(self) -> int:
         return len(self._contents)
@@ -115,7 +120,7 @@ class GivenImages:
         return next(self.read_ahead([ids]))
 
     def read_ahead(self, batches: Sequence[Tensor], ahead: int = 2) -> Iterator[Tensor]:
-        """[B, C, size, size] uint8; in the order asked for, `ahead` batches being decoded while one is used."""
+        """[B, C, H, W] uint8; in the order asked for, `ahead` batches being decoded while one is used."""
         with threads(WORKERS) as pool:
             waiting: list[list[Future[list[Tensor]]]] = []
             for batch in batches:
@@ -142,10 +147,10 @@ class GivenImages:
             content = self._contents[i]
             try:
                 path = isinstance(content, str)
-                images.append(decode(Path(content), self._size, self._white) if path else given(content, self._size))
+                images.append(decode(Path(content), self._frame, self._white) if path else given(content, self._frame))
             except ValueError as error:
                 self.faults[i] = str(error).removeprefix("dataset: ")
-                images.append(torch.zeros(3, self._size, self._size, dtype=torch.uint8))
+                images.append(torch.zeros(3, self._frame.height, self._frame.width, dtype=torch.uint8))
         return images
 
 

@@ -20,6 +20,7 @@ from hydratune.data.hashes import hashes
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.file_images import Found, OwnFiles
 from hydratune.data.images.file_split import FileSplit, threads
+from hydratune.data.images.frame import Frame, Size
 from hydratune.data.images.image_stream import IGNORED, Split
 from hydratune.data.images.mask_layout import mask_layout
 from hydratune.data.images.walk import listed
@@ -40,7 +41,7 @@ class MaskFiles:
         return len(self._masks)
 
     def read_masks(self, ids: Tensor) -> Tensor:
-        read = partial(read_mask, size=self._images.size, ignore=self._ignore, classes=self._classes)
+        read = partial(read_mask, size=self._images.frame, ignore=self._ignore, classes=self._classes)
         with threads(self._images.workers) as pool:
             return torch.stack(list(pool.map(read, [self._masks[i] for i in ids.tolist()])))
 
@@ -141,7 +142,7 @@ class ImageMasks(OwnFiles):
         return {}
 
     def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
-        images = FileSplit(paths, labels, self.size, self.workers, self.white)
+        images = FileSplit(paths, labels, self.frame, self.workers, self.white)
         masked = MaskFiles(images, [self._masks[p] for p in paths], self.ignore, len(self._indexed.classes))
         if not self._room_for(len(paths)):
             return masked
@@ -157,17 +158,12 @@ class ImageMasks(OwnFiles):
         return super().spec()
 
 
-def read_mask(path: Path, size: int, ignore: int, classes: int) -> Tensor:
-    """[size, size] uint8 class numbers, cut as its image is; 255: ignored. Raises ValueError for any other number."""
+def read_mask(path: Path, size: Size, ignore: int, classes: int) -> Tensor:
+    """[H, W] uint8 class numbers, cut as its image is; 255: ignored. Raises ValueError for any other number."""
     from PIL import Image
 
-    numbers = _numbers(path)
-    height, width = numbers.shape
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-    square = Image.fromarray(numbers).resize((size, size), Image.Resampling.NEAREST, box=box)
-    mask = torch.from_numpy(np.array(square))
+    cut = Frame.of(size).cut(Image.fromarray(_numbers(path)), Image.Resampling.NEAREST, ignore)
+    mask = torch.from_numpy(np.array(cut))
     mask[mask == ignore] = IGNORED
     if bool(((mask >= classes) & (mask != IGNORED)).any()):
         number = int(mask[mask != IGNORED].max())

@@ -4,24 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from hydratune.core.types import Levels
 
+COARSEST = 32  # pixels of the image to one of the map
+
 
 class Level(nn.Module):
-    """A layer group between levels: what it gives goes on to the next one, and, if `keep`, to the head as well."""
+    """A layer group between levels: what it gives goes on to the next one, and, if `keep`, to the head as well.
 
-    def __init__(self, module: nn.Module, keep: bool) -> None:
+    channels_last: whether it gives [B, H, W, C], as some transformers do; levels are [B, C, H, W].
+    """
+
+    def __init__(self, module: nn.Module, keep: bool, channels_last: bool = False) -> None:
         super().__init__()
-        self.module, self.keep = module, keep
+        self.module, self.keep, self.channels_last = module, keep, channels_last
 
     def forward(self, features: Tensor | Levels) -> Levels:
         kept, x = features if isinstance(features, Levels) else ((), features)
         y = self.module(x)
-        return Levels((*kept, y), y) if self.keep else Levels(kept, y)
+        if not self.keep:
+            return Levels(kept, y)
+        return Levels((*kept, y.permute(0, 3, 1, 2) if self.channels_last else y), y)
 
 
 def with_levels(groups: Sequence[tuple[str, nn.Module]], kept: Sequence[str]) -> list[tuple[str, nn.Module]]:
     """The groups, of which those named in `kept` give a level each, the finest first. None of them may pool."""
     return [(name, Level(module, name in kept)) for name, module in groups]
+
+
+@torch.no_grad()
+def levels_of(groups: Sequence[tuple[str, nn.Module]], example: Tensor) -> list[tuple[str, nn.Module]]:
+    """The groups, of which the last one of each resolution gives a level, as measured on an example [1, C, H, W].
+
+    What lies behind the last level is left out. Empty where there are not two of them.
+    """
+    size = (example.shape[2], example.shape[3])
+    resolutions: list[tuple[int, bool] | None] = []
+    features = example
+    for _, module in groups:
+        training = module.training
+        features = module.eval()(features)
+        module.train(training)
+        resolutions.append(_resolution(features, size))
+    found = [r for r in resolutions if r is not None]
+    if len(set(found)) < 2:
+        return []
+    result: list[tuple[str, nn.Module]] = []
+    for i, ((name, module), own) in enumerate(zip(groups, resolutions, strict=True)):
+        if all(r is None for r in resolutions[i:]):
+            break
+        keep = own is not None and 1 < own[0] <= COARSEST and own not in resolutions[i + 1 :]
+        result.append((name, Level(module, keep, own is not None and own[1])))
+    return result
+
+
+def _resolution(features: Tensor, size: tuple[int, int]) -> tuple[int, bool] | None:
+    """(pixels of the image to one of the map, whether channels come last); None where it is no map of the image."""
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return None
+    for first, channels_last in ((2, False), (1, True)):
+        stride = round(size[0] / features.shape[first])
+        fits = [-(-length // stride) for length in size] if stride else []
+        if fits == list(features.shape[first : first + 2]):
+            return stride, channels_last
+    return None

@@ -132,13 +132,14 @@ def _levels(name: str, m: Any, small: bool) -> Groups:
     from torchvision.models import VGG, ResNet
 
     if isinstance(m, ResNet):
-        stem, *layers = _resnet(m, small)
-        layers[-1] = ("layer4", m.layer4)
-        return with_levels([stem, *layers], [name for name, _ in layers])
+        _, _, *layers, _ = _resnet(m, small)
+        stem = nn.Sequential(m.conv1, m.bn1, m.relu)  # the pooling comes after the finest level
+        groups = [("stem", stem), ("layer1", nn.Sequential(m.maxpool, m.layer1)), *layers, ("layer4", m.layer4)]
+        return with_levels(groups, [name for name, _ in groups[small:]])  # a small stem is as fine as the first layer
     if isinstance(m, VGG):
         m.classifier = nn.Identity()
         stages = _vgg_stages(m)
-        return with_levels(stages, [name for name, _ in stages[1:]])
+        return with_levels(stages, [name for name, _ in stages])
     raise ValueError(f"model.name={name}: offers no levels for a dense task; resnet and vgg models do")
 
 
