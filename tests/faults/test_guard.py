@@ -211,7 +211,7 @@ def tried(seed: int, place: Path) -> tuple[bool, list[str]]:
 
 
 @pytest.mark.scenario(35)
-@pytest.mark.parametrize(("first", "many"), [(0, 16), pytest.param(16, 200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "many"), [(0, 16), pytest.param(16, 100, marks=pytest.mark.slow)])
 @pytest.mark.slow
 def test_nothing_of_a_strange_directory_reaches_hydra(tmp_path: Path, first: int, many: int) -> None:
     accepted = 0
