@@ -20,6 +20,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "images.shapes": ("Shapes",),
         "images.table": ("ImageTable",),
         "images.masks": ("ImageMasks",),
+        "images.detection": ("CocoDetection", "VocDetection"),
         "images.torchvision_images": ("TorchvisionImages", "TorchvisionFiles"),
         "text.text_dataset": ("TextDataset",),
         "text.labelled": ("LabelledTexts", "TaggedSentences"),
@@ -36,6 +37,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "regression": ("Regression",),
         "multilabel": ("MultiLabel",),
         "segmentation": ("Segmentation",),
+        "detection": ("Retinanet",),
     },
     "models": {
         "vision.simple_cnn": ("simple_cnn", "mlp"),

@@ -98,6 +98,7 @@ class ImageSpec:
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
     targets: TargetSpec | None = None  # numbers that are predicted
+    boxes: tuple[tuple[float, float], ...] = ()  # (width, height) of some that train has, from the smallest on
     fit: str = "crop"  # how a picture of another shape becomes one of this: crop or letterbox
 
     @property

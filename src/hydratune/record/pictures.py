@@ -46,7 +46,7 @@ def mistakes(images: Tensor, captions: Sequence[str], columns: int = 4, side: in
         picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left + 12, top + 2))
         pen.multiline_text((left + 12, top + side + 3), caption, fill="black", font_size=10, spacing=1)
-    return _tensor(sheet)
+    return sheet_as_tensor(sheet)
 
 
 def confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
@@ -78,7 +78,7 @@ def confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
                     colour = "white" if shares[i, j] > 0.5 else "black"
                     where = (margin + j * cell + cell // 2, margin + i * cell + cell // 2)
                     pen.text(where, f"{shares[i, j]:.2f}", fill=colour, font_size=11, anchor="mm")
-    return _tensor(sheet)
+    return sheet_as_tensor(sheet)
 
 
 def scatter(true: Tensor, predicted: Tensor, name: str) -> Tensor:
@@ -111,7 +111,7 @@ def side_by_side(images: Tensor, masks: Sequence[Tensor], titles: Sequence[str],
         for column, picture in enumerate(pictures):
             kind = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
             sheet.paste(Image.fromarray(picture.numpy()).resize((side, side), kind), (column * (side + 4), top))
-    return _tensor(sheet)
+    return sheet_as_tensor(sheet)
 
 
 def painted(mask: Tensor) -> Tensor:
@@ -133,10 +133,10 @@ def _drawn(figure: Any) -> Tensor:
 
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    return _tensor(Image.open(content).convert("RGB"))
+    return sheet_as_tensor(Image.open(content).convert("RGB"))
 
 
-def _tensor(sheet: Image) -> Tensor:
+def sheet_as_tensor(sheet: Image) -> Tensor:
     import numpy as np
 
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).contiguous()

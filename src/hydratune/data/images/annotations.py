@@ -46,7 +46,7 @@ class _Reading:
         self, path: Path, size: tuple[int, int] | None, given: Sequence[tuple[str, Sequence[Any], bool]]
     ) -> Annotated:
         """given: (class, corners, whether it is a crowd) of each box, clipped to the picture."""
-        kept = []
+        kept: list[tuple[Box, str, bool]] = []
         for name, corners, crowd in given:
             box = _box(corners, size)
             if box is None:
@@ -81,7 +81,8 @@ def coco(root: Path) -> Annotations:
     Raises ValueError where there are none, and for one that is not as COCO's are.
     """
     files = _coco_files(root)
-    reading, parts, categories = _Reading(), {}, {}
+    reading, parts = _Reading(), {}
+    categories: dict[Any, str] = {}
     for part, path in files.items():
         content = _coco_content(path)
         own = {c["id"]: str(c["name"]) for c in content.get("categories", ())}
@@ -155,7 +156,15 @@ def _home_of(root: Path, path: Path, part: str, names: Sequence[str]) -> Path:
     if not names:
         raise ValueError(f"dataset: {path} lists no images")
     year = path.stem.rpartition("_")[2]
-    places = [path.parent, root / "images", root, root / part, root / "images" / part, root / year, root / "images" / year]
+    places = [
+        path.parent,
+        root / "images",
+        root,
+        root / part,
+        root / "images" / part,
+        root / year,
+        root / "images" / year,
+    ]
     return next((place for place in places if (place / names[0]).is_file()), root / "images")
 
 
@@ -212,7 +221,8 @@ def _voc_box(found: ElementTree.Element) -> tuple[str, Sequence[Any], bool]:
     if box is None:
         raise ValueError("an object without a bndbox")
     left, top, right, bottom = (float(_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
-    return _text(found, "name"), (left - 1, top - 1, right, bottom), (found.findtext("difficult") or "0").strip() == "1"
+    first = (left - 1, top - 1) if right > left and bottom > top else (left, top)
+    return _text(found, "name"), (*first, right, bottom), (found.findtext("difficult") or "0").strip() == "1"
 
 
 def _text(node: ElementTree.Element, key: str) -> str:

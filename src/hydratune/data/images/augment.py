@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hydratune.core.objects import Objects, owner_of
+from hydratune.core.ragged import Ragged
 from hydratune.core.seeding import derive_seed
 from hydratune.data.images.colour import jitter
-from hydratune.data.images.geometry import cropped, mirrored, resized_crop
-from hydratune.data.images.trivial import trivial_augment, trivial_moves
+from hydratune.data.images.geometry import cropped, mirrored, resized_boxes, resized_crop
+from hydratune.data.images.trivial import trivial_augment, trivial_boxes, trivial_moves
 
 # Uniform numbers per sample and epoch: flip 0, crop 1-2, resized crop 3-6, jitter 7-9, erase 10-14, trivial 15-17.
 COLUMNS = 20
+VISIBLE = 0.3  # of a box that is cut, less is no longer it
 
 
 class Mixing:
@@ -68,6 +71,7 @@ class Augment(Mixing):
     RandomResizedCrop). jitter: brightness, contrast and saturation within 1 +- jitter. erase: probability of blanking
     a rectangle (arXiv 1708.04896). trivial: one random operation at a random strength (arXiv 2103.10158).
     views: a fixed number of augmented views of each image, taken in turn by the epochs; null: a new one in every epoch.
+    visible: the least share of a box that must be left in the image; null: 0.3.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Augment(Mixing):
         erase: float = 0.0,
         trivial: bool = False,
         views: int | None = None,
+        visible: float | None = None,
         **mixing: float,
     ) -> None:
         super().__init__(**mixing)
@@ -95,7 +100,9 @@ class Augment(Mixing):
             raise ValueError(f"dataset.augment.views={views}: at least 1")
         self.flip, self.crop_padding, self.jitter, self.erase = flip, crop_padding, jitter, erase
         self.resized_crop = None if resized_crop is None else tuple(resized_crop)
-        self.trivial, self.views = trivial, views
+        if visible is not None and not 0 < visible <= 1:
+            raise ValueError(f"dataset.augment.visible={visible}: a share above 0, at most 1")
+        self.trivial, self.views, self.visible = trivial, views, visible
 
     @property
     def distinct(self) -> int | None:
@@ -139,6 +146,29 @@ class Augment(Mixing):
         if self.trivial:
             values = trivial_moves(values, draws[:, 15:18], outside)
         return values.round().to(torch.uint8).squeeze(1)
+
+    def objects(self, objects: Objects, draws: Tensor, size: tuple[int, int]) -> Objects:
+        """What it does to boxes in images of that size (H, W); draws [B, COLUMNS]. What is left of them is clipped to
+        the image, and those of which less than `visible` is left are dropped.
+        """
+        own = draws[owner_of(objects.boxes)]
+        boxes = objects.boxes.values[:, :4]
+        height, width = size
+        if self.crop_padding:
+            shift = self.crop_padding - (own[:, 1:3] * (2 * self.crop_padding + 1)).long().flip(1)
+            boxes = boxes + shift.repeat(1, 2)
+        if self.flip:
+            mirrored_boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+            boxes = torch.where((own[:, 0] < 0.5).unsqueeze(1), mirrored_boxes, boxes)
+        if self.resized_crop is not None:
+            boxes = resized_boxes(boxes, own[:, 3:7], self.resized_crop, size)
+        if self.trivial:
+            boxes = trivial_boxes(boxes, own[:, 15:18], size)
+        clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
+        left, whole = ((b[:, 2:] - b[:, :2]).clamp_min(0).prod(1) for b in (clipped, boxes))
+        values = torch.cat([clipped, objects.boxes.values[:, 4:]], 1)
+        moved = Objects(Ragged(values, objects.boxes.lengths), objects.sizes)
+        return moved.where((left >= (self.visible or VISIBLE) * whole) & (left > 0))
 
     def values(self, images: Tensor, draws: Tensor) -> Tensor:
         """Colour and geometry on float images [B, C, H, W] in 0..1."""

@@ -6,8 +6,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ TURNED = {
 }
 SIDEWAYS = [TURNED[i] for i in (5, 6, 7, 8)]
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as the module warnings keeps it
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Unreadable(Exception):
@@ -150,6 +154,28 @@ def size_of(image: Any) -> tuple[int, int]:
         with Image.open(image, formats=FORMATS) as file:
             return _turned_size(file)
     return _turned_size(image)
+
+
+def sizes_of(path: Path) -> tuple[tuple[int, int], tuple[int, int], Callable[[Box], Box]]:
+    """((width, height) as it is stored, the right way up, what turning does to a box). Raises ValueError."""
+    try:
+        with _named(path), Image.open(path, formats=FORMATS) as file:
+            return file.size, _turned_size(file), partial(_turned_box, file.size, _turn(file))
+    except Unreadable as error:
+        raise ValueError(str(error)) from None
+
+
+def _turned_box(size: tuple[int, int], turn: Image.Transpose | None, box: Box) -> Box:
+    """Of a picture that lies on its side."""
+    (width, height), (left, top, right, bottom) = size, box
+    if turn == Image.Transpose.TRANSPOSE:
+        return top, left, bottom, right
+    if turn == Image.Transpose.ROTATE_270:
+        return height - bottom, left, height - top, right
+    if turn == Image.Transpose.TRANSVERSE:
+        return height - bottom, width - right, height - top, width - left
+    assert turn == Image.Transpose.ROTATE_90, turn
+    return top, width - right, bottom, width - left
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:

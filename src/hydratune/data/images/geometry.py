@@ -36,17 +36,36 @@ def mirrored(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def resized_crop(images: Tensor, draws: Tensor, share: tuple[float, ...], mode: str = "bilinear") -> Tensor:
-    """A part of each image [B, C, H, W], as large as the whole. mode: nearest for masks."""
+def _window(draws: Tensor, share: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(width, height, shift of the centre along x and y) of a part, in half sides of the image; draws [B, 4]."""
     area, ratio, y, x = draws.unbind(1)
     area = share[0] + (share[1] - share[0]) * area
     ratio = torch.exp((2 * ratio - 1) * 0.2877)  # log 4/3
     w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)  # of the image's sides
+    return w, h, (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
+
+
+def resized_boxes(boxes: Tensor, draws: Tensor, share: tuple[float, ...], size: tuple[int, int]) -> Tensor:
+    """Boxes [S, 4] in that part, enlarged as it is; draws [S, 4]; size: (H, W) of the image."""
+    w, h, x, y = (t.unsqueeze(1) for t in _window(draws, share))
+    half = boxes.new_tensor([size[1] / 2, size[0] / 2] * 2)
+    shift, scale = torch.cat([x, y, x, y], 1), torch.cat([w, h, w, h], 1)
+    return ((boxes / half - 1 - shift) / scale + 1) * half
+
+
+def resized_crop(images: Tensor, draws: Tensor, share: tuple[float, ...], mode: str = "bilinear") -> Tensor:
+    """A part of each image [B, C, H, W], as large as the whole. mode: nearest for masks."""
+    w, h, x, y = _window(draws, share)
     theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = w, h
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
+    theta[:, 0, 2], theta[:, 1, 2] = x, y
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode, padding_mode="reflection", align_corners=False)
+
+
+def move_of(operation: Tensor, strength: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """[R] each: shear along x and y (tangents), shift along x and y (pixels), turn (angle); 0 where it is another."""
+    return [strength.where(operation == names.index(name), 0) * largest for name, largest in MOVES.items()]
 
 
 def move(images: Tensor, operation: Tensor, strength: Tensor, names: Sequence[str]) -> Tensor:
@@ -58,9 +77,7 @@ def move(images: Tensor, operation: Tensor, strength: Tensor, names: Sequence[st
     rotation the centre.
     """
     height, width = images.shape[2:]
-    shear_x, shear_y, shift_x, shift_y, turn = (
-        strength.where(operation == names.index(name), 0).view(-1, 1, 1) * largest for name, largest in MOVES.items()
-    )
+    shear_x, shear_y, shift_x, shift_y, turn = (t.view(-1, 1, 1) for t in move_of(operation, strength, names))
     # Elementwise rather than F.affine_grid, whose matrix product loses whole pixels in TF32 or under autocast.
     y = (torch.arange(height, device=images.device) - (height - 1) / 2).view(1, -1, 1)  # from the centre
     x = (torch.arange(width, device=images.device) - (width - 1) / 2).view(1, 1, -1)

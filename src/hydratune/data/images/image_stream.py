@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hydratune.core.types import Batch, ImageSpec
+from hydratune.core.batching import to_device
+from hydratune.core.objects import Objects
+from hydratune.core.types import Batch, Features, ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.record import pictures
@@ -17,7 +19,7 @@ IGNORED = 255  # in masks
 
 
 class Split(Protocol):
-    """Samples that can be had by number. `labels`: [N] class numbers, or [N, K] float; None where there are masks."""
+    """Samples that can be had by number. `labels`: [N] class numbers, [N, K] float, or None beside masks and boxes."""
 
     @property
     def labels(self) -> Tensor | None: ...
@@ -35,6 +37,12 @@ class MaskedSplit(Split, Protocol):
     def read_masks(self, ids: Tensor) -> Tensor:
         """[B] -> [B, H, W] uint8, 255: ignored."""
         ...
+
+
+class BoxedSplit(Split, Protocol):
+    """Images with boxes."""
+
+    def read_objects(self, ids: Tensor) -> Objects: ...
 
 
 class MemorySplit:
@@ -102,15 +110,19 @@ class ImageStream(Stream):
                 yield Batch(*parts)
                 step += 1
 
-    def targets(self, ids: Tensor, view: int = 0) -> Tensor:
-        """Masks follow the geometry of that view."""
+    def targets(self, ids: Tensor, view: int = 0) -> Features:
+        """Masks and boxes follow the geometry of that view."""
         table = None if self._labels is not None else self._table(view)
         return self._targets(ids, None if table is None else table[ids])
 
-    def _targets(self, ids: Tensor, draws: Tensor | None) -> Tensor:
+    def _targets(self, ids: Tensor, draws: Tensor | None) -> Features:
         """draws: what was done to these images; None: nothing."""
         if self._labels is not None:
             return self._labels[ids]
+        height, width = self.spec.input_shape[1:]
+        if hasattr(self.split, "read_objects"):
+            objects = to_device(self.split.read_objects(ids.cpu()), self.device)
+            return objects if draws is None else self.augment.objects(objects, draws, (height, width))
         masks = self.split.read_masks(ids.cpu()).to(self.device)
         return masks if draws is None else self.augment.masks(masks, draws, IGNORED)
 

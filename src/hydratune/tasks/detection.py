@@ -1,0 +1,226 @@
+"""Detection: which boxes there are in an image, and of which classes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hydratune.core.loss import Loss
+from hydratune.core.markdown import markdown_table
+from hydratune.core.objects import Objects, owner_of
+from hydratune.core.task import Asked, Task
+from hydratune.core.types import Batch, Features, Levels, Spec, Summary
+from hydratune.data.images.frame import Frame
+from hydratune.distributed.runtime import Runtime
+from hydratune.record import boxes
+from hydratune.tasks.average_precision import SIZES, average_precision, check_installed
+from hydratune.tasks.retinanet import Anchors, Predicted, RetinaNet, detections, pyramid_levels, retinanet_loss
+
+MONITORS = ("map", "map50", "map75")
+ANCHORS = ("data", "coco")
+SHOWN = 4  # of the best images, and of the worst
+LOOKED_AT = 500  # images of which these are chosen
+SURE = 0.3  # score of what is drawn
+
+
+class Retinanet(Task):
+    """A RetinaNet's head; COCO's average precision."""
+
+    kind = "boxes"
+    monitors = MONITORS
+    dense = True
+
+    def __init__(
+        self, monitor: str = "map", width: int = 256, anchors: str = "data", least: float = 0.05, overlap: float = 0.5,
+        most: int = 100,
+    ) -> None:  # fmt: skip
+        """monitor: map, map50 or map75, the metric of validation that selects. width: channels of the pyramid.
+
+        anchors: data (as small and as long as train's boxes are) or coco (those of the paper). least: the score from
+        which a box is one; overlap: from which two of a class are the same; most: boxes of an image.
+        """
+        check_installed()
+        for key, value, known in (("monitor", monitor, MONITORS), ("anchors", anchors, ANCHORS)):
+            if value not in known:
+                near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+                nearest = f"nearest: {near[0]}" if near else f"one of {', '.join(known)}"
+                raise ValueError(f"dataset.task.{key}={value}: {nearest}")
+        if width < 1 or most < 1:
+            raise ValueError(f"dataset.task.{'width' if width < 1 else 'most'}={min(width, most)}: at least 1")
+        for key, share in (("least", least), ("overlap", overlap)):
+            if not 0 <= share < 1:
+                raise ValueError(f"dataset.task.{key}={share}: from 0 to below 1")
+        self.monitor, self.width, self.anchors = monitor, width, anchors
+        self.least, self.overlap, self.most = least, overlap, most
+
+    def build_head(self, features: Features, spec: Any) -> nn.Module:
+        if not isinstance(features, Levels) or not features.kept:
+            raise ValueError(
+                "model: detection wants a body with levels of several resolutions; resnet, vgg and most of timm's have "
+                "them"
+            )
+        size = spec.input_shape[1:]
+        first, levels = pyramid_levels(features, size)
+        return RetinaNet(features, first, size, spec.num_classes, self.width, self._anchors(spec, levels))
+
+    def _anchors(self, spec: Any, levels: int) -> Anchors:
+        return Anchors.of(spec.boxes, levels) if self.anchors == "data" else Anchors.usual(levels)
+
+    def loss(self, outputs: Predicted, batch: Batch) -> Loss:
+        return retinanet_loss(outputs, batch.targets)
+
+    def metrics(self, spec: Spec, device: torch.device) -> DetectionMetrics:
+        return DetectionMetrics(spec, self)
+
+    def found(self, outputs: Predicted, sizes: Tensor, spec: Any) -> list[Tensor]:
+        """Of each image [M, 6]: corners in its own pixels, class, score; sizes: [B, 2] of the pictures."""
+        frame = frame_of(spec)
+        result = []
+        every = detections(outputs, (frame.height, frame.width), self.least, self.overlap, self.most)
+        for own, (width, height) in zip(every, sizes.tolist(), strict=True):
+            back = frame.boxes_back(own[:, :4].double(), width, height)
+            result.append(torch.cat([back, own[:, 4:].double()], 1).cpu())
+        return result
+
+    def predict(self, forward: Callable[[Features], Any], views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
+        """How many boxes there are of what, and each with its corner, sides (pixels of the picture) and score."""
+        (batch,) = views
+        names, rows = asked.spec.class_names, []
+        for own in self.found(forward(batch.inputs), batch.targets.sizes.cpu(), asked.spec):
+            listed = [
+                {"class": names[int(k)], "score": round(p, 6), "bbox": [round(v, 2) for v in (x, y, r - x, b - y)]}
+                for x, y, r, b, k, p in own.tolist()
+            ]
+            rows.append({"boxes": listed, "count": len(listed)})
+        return rows
+
+
+def frame_of(spec: Any) -> Frame:
+    _, height, width = spec.input_shape
+    return Frame(height, width, spec.fit)
+
+
+class DetectionMetrics:
+    """What was found and what there is, in pixels of the pictures; on the CPU, as it is measured there."""
+
+    def __init__(self, spec: Any, task: Retinanet) -> None:
+        self.spec, self.task = spec, task
+        self._frame = frame_of(spec)
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []  # images and their sizes; truth; what was found
+
+    def update(self, outputs: Predicted, batch: Batch) -> None:
+        targets: Objects = batch.targets
+        ids, sizes = batch.ids.cpu().double(), targets.sizes.cpu()
+        losses = torch.stack([self.task.loss(outputs, batch).total().double().cpu() / len(ids)]).expand(len(ids))
+        found = self.task.found(outputs, sizes, self.spec)
+        numbers = ids.repeat_interleave(torch.tensor([len(f) for f in found]))
+        owners = owner_of(targets.boxes).cpu()
+        values = targets.boxes.values.cpu().double()
+        back = [
+            self._frame.boxes_back(values[owners == i, :4], *size) for i, size in enumerate(sizes.tolist())
+        ]  # as many as there are images, each with its own
+        truth = torch.cat([ids[owners].unsqueeze(1), torch.cat(back), values[:, 4:]], 1)
+        images = torch.cat([ids.unsqueeze(1), sizes.double(), losses.unsqueeze(1)], 1)
+        self._rows.append((images, truth, torch.cat([numbers.unsqueeze(1), torch.cat(found)], 1)))
+
+    def over_ranks(self, runtime: Runtime) -> None:
+        device = runtime.torch_device
+        own = [torch.cat(parts).to(device) for parts in zip(*self._rows, strict=True)]
+        images, truth, found = (runtime.joined(rows).cpu() for rows in own)
+        self._rows = [(images, truth, found)]
+
+    def compute(self) -> dict[str, float]:
+        """Raises ValueError where there is nothing to be found in any image: then there is nothing to measure."""
+        images, truth, found = (torch.cat(parts) for parts in zip(*self._rows, strict=True))
+        self._images = images[images[:, 0].argsort()]
+        self._truth, self._found = (rows[rows[:, 0].argsort(stable=True)] for rows in (truth, found))
+        if not bool((self._truth[:, 6] == 0).any()):
+            raise ValueError(
+                "dataset: the images that are evaluated have no boxes, so that no precision can be measured"
+            )
+        numbers = self._images[:, 0].int().tolist()
+        self._precision = average_precision(self._truth, self._found, numbers, self.spec.num_classes)
+        own = self._precision
+        loss = float(self._images[:, 3].mean())
+        return {"loss": loss, "map": own.mean, "map50": own.at_50, "map75": own.at_75}
+
+    def warnings(self) -> list[str]:
+        said = []
+        if not len(self._found):
+            said.append(
+                f"no box of val has a score above {self.task.least:g}: more steps or another rate may learn more"
+            )
+        if self.spec.boxes and (share := self._anchors.share_matched(self.spec.boxes)) < 0.9:
+            said.append(f"the anchors can match {share:.0%} of train's boxes; another dataset.size may match more")
+        return said
+
+    @property
+    def _anchors(self) -> Anchors:
+        return self.task._anchors(self.spec, 5)
+
+    def show(self, stream: Any) -> Mapping[str, Summary]:
+        names, own = self.spec.class_names, self._precision
+        counts = [int(((self._truth[:, 5] == k) & (self._truth[:, 6] == 0)).sum()) for k in range(len(names))]
+        rows = [
+            (name, _share(mean), _share(half), f"{count:,}")
+            for name, (mean, half), count in zip(names, own.by_class, counts, strict=True)
+        ]
+        sizes = [(name, _share(value)) for name, value in zip(SIZES, own.by_size, strict=True)]
+        anchors = self._anchors
+        levels = [(f"{8 * 2**i} px", ", ".join(f"{s:g}" for s in sizes_)) for i, sizes_ in enumerate(anchors.sizes)]
+        share = anchors.share_matched(self.spec.boxes) if self.spec.boxes else float("nan")
+        ratios = ", ".join(f"{ratio:g}" for ratio in anchors.ratios)
+        told = f"\n\nheight over width: {ratios}; can match {share:.1%} of train's boxes"
+        shown: dict[str, Summary] = {
+            "per_class": markdown_table(("class", "AP", "AP50", "boxes"), rows),
+            "per_size": markdown_table(("boxes", "AP"), sizes),
+            "anchors": markdown_table(("stride", "sizes in px"), levels) + told,
+        }
+        ranked = self._ranked()
+        for tag, chosen in (("best", ranked[::-1][:SHOWN]), ("worst", ranked[:SHOWN])):
+            shown[f"boxes_{tag}"] = self._drawn(stream, chosen)
+        return shown
+
+    def _ranked(self) -> list[tuple[float, int]]:
+        """(F1 of what is surely found, row of the image), the worst first."""
+        from torchvision.ops import box_iou
+
+        scored = []
+        for row, image in enumerate(self._images[:LOOKED_AT, 0]):
+            truth, found = self._of(self._truth, image), self._of(self._found, image)
+            truth, found = truth[truth[:, 6] == 0], found[found[:, 6] >= SURE]
+            right = 0
+            if len(truth) and len(found):
+                same = truth[:, 5].unsqueeze(1) == found[:, 5]
+                overlap = box_iou(truth[:, 1:5], found[:, 1:5]) * same
+                right = int(min((overlap.amax(1) >= 0.5).sum(), (overlap.amax(0) >= 0.5).sum()))
+            total = len(truth) + len(found)
+            scored.append((2 * right / total if total else 1.0, row))
+        return sorted(scored)
+
+    @staticmethod
+    def _of(rows: Tensor, image: Tensor) -> Tensor:
+        return rows[rows[:, 0] == image]
+
+    def _drawn(self, stream: Any, chosen: Sequence[tuple[float, int]]) -> Tensor:
+        images = self._images[[row for _, row in chosen]]
+        found: list[boxes.Boxes] = []
+        truth: list[boxes.Boxes] = []
+        for number, width, height, _ in images.tolist():
+            image = torch.tensor(number)
+            for rows, into, least in ((self._found, found, SURE), (self._truth, truth, -1.0)):
+                own = self._of(rows, image)
+                own = own[own[:, 6] >= least]
+                corners = self._frame.boxes(own[:, 1:5], int(width), int(height))
+                into.append((corners, own[:, 5].long(), own[:, 6]))
+        captions = [f"F1 {f1:.2f} at a score of {SURE:g}; white: what there is" for f1, _ in chosen]
+        seen = stream.visible(images[:, 0].long())
+        return boxes.drawn(seen, found, self.spec.class_names, truth, captions)
+
+
+def _share(value: float) -> str:
+    return "none there" if value != value else f"{value:.4f}"

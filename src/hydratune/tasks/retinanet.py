@@ -1,0 +1,213 @@
+"""RetinaNet (arXiv 1708.02002) as a head on a body's levels: a pyramid, anchors, scores and boxes of each, its loss.
+
+The modules are torchvision's; matching and loss are done for a whole batch at once, with the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+from hydratune.core.loss import Loss, Term
+from hydratune.core.objects import Objects
+from hydratune.core.ragged import inside, side_by_side, starts_of
+from hydratune.core.types import Levels
+
+FIRST_STRIDE = 8  # of the levels that the pyramid is built on
+MATCHED, UNMATCHED = 0.5, 0.4  # overlap from which an anchor is a box's, and below which it is background
+SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+ROOM = 2**24  # overlaps that are computed at a time
+NONE, BETWEEN = -1, -2  # instead of the number of a box
+
+
+class Predicted(NamedTuple):
+    """For A anchors, all levels' one after the other."""
+
+    scores: Tensor  # [B, A, K] logits
+    boxes: Tensor  # [B, A, 4] shifts and scales of the anchors
+    anchors: Tensor  # [B, A, 4] left, top, right, bottom; the same for every image
+
+
+class Anchors(NamedTuple):
+    """What boxes are looked for at every place of a pyramid's levels."""
+
+    sizes: tuple[tuple[float, ...], ...]  # of each level, in pixels: the root of their area
+    ratios: tuple[float, ...]  # height over width
+
+    @staticmethod
+    def usual(levels: int) -> Anchors:
+        """Those of the paper: 32 pixels on the finest level, twice as many on each next one."""
+        bases = [32 * 2**i for i in range(levels)]
+        return Anchors(tuple(tuple(float(int(b * s)) for s in SCALES) for b in bases), (0.5, 1.0, 2.0))
+
+    @staticmethod
+    def of(boxes: Sequence[tuple[float, float]], levels: int) -> Anchors:
+        """Such that the smallest are as small as the smallest boxes (width, height) that are not exceptions, and the
+        ratios those of most boxes.
+        """
+        sides = torch.tensor(boxes, dtype=torch.float64)
+        small = float(sides.prod(1).sqrt().quantile(0.05))
+        base = min(max(small / FIRST_STRIDE, 1.5), 8.0) * FIRST_STRIDE
+        ratios = (sides[:, 1] / sides[:, 0]).log().quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).exp()
+        low, middle, high = (round(r, 2) for r in ratios.tolist())
+        spread = (
+            (low, middle, high) if low < middle / 1.2 and high > middle * 1.2 else (middle / 1.5, middle, middle * 1.5)
+        )
+        found = tuple(round(r, 2) for r in spread)
+        return Anchors(tuple(tuple(round(base * 2**i * s, 1) for s in SCALES) for i in range(levels)), found)
+
+    def share_matched(self, boxes: Sequence[tuple[float, float]]) -> float:
+        """Of the boxes (width, height) those that one of them fits, were it in the right place."""
+        sides = torch.tensor(boxes, dtype=torch.float64)
+        sizes, ratios = torch.tensor(sum(self.sizes, ())), torch.tensor(self.ratios)
+        height, width = ((sizes.unsqueeze(1) * r).flatten().double() for r in (ratios.sqrt(), 1 / ratios.sqrt()))
+        common = torch.minimum(sides[:, :1], width) * torch.minimum(sides[:, 1:], height)
+        overlap = common / (sides.prod(1, keepdim=True) + width * height - common)
+        return float((overlap.amax(1) >= MATCHED).double().mean())
+
+
+class RetinaNet(nn.Module):
+    """Levels -> Predicted. size: (H, W) of the images; first: the level that the pyramid begins with."""
+
+    def __init__(
+        self, features: Levels, first: int, size: tuple[int, int], classes: int, width: int, anchors: Anchors
+    ) -> None:
+        super().__init__()
+        self.first = first
+        own = features.kept[first:]
+        self.pyramid = FeaturePyramidNetwork([f.shape[1] for f in own], width, LastLevelP6P7(width, width))
+        self.predict = RetinaNetHead(width, len(SCALES) * len(anchors.ratios), classes)
+        with torch.no_grad():
+            maps = list(self.pyramid({str(i): f.float() for i, f in enumerate(own)}).values())
+        generator = AnchorGenerator(anchors.sizes[: len(maps)], (anchors.ratios,) * len(maps))
+        (every,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), maps)
+        self.anchors: Tensor
+        self.register_buffer("anchors", every, persistent=False)
+
+    def forward(self, features: Levels) -> Predicted:
+        maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept[self.first :])}).values())
+        found = self.predict(maps)
+        anchors = self.anchors.expand(len(found["cls_logits"]), -1, -1)
+        return Predicted(found["cls_logits"], found["bbox_regression"], anchors)
+
+
+def pyramid_levels(features: Levels, size: tuple[int, int]) -> tuple[int, int]:
+    """(the first level that a pyramid is built on, how many it has with the two coarser ones that it adds)"""
+    coarse = [i for i, level in enumerate(features.kept) if size[0] >= FIRST_STRIDE * level.shape[2]]
+    first = coarse[0] if coarse else len(features.kept) - 1
+    return first, len(features.kept) - first + 2
+
+
+# ---- loss
+
+
+def retinanet_loss(outputs: Predicted, targets: Objects) -> Loss:
+    """Focal loss of the scores and L1 of the boxes, each divided by an image's matched anchors; means over images."""
+    scores, shifts, anchors = outputs.scores.float(), outputs.boxes.float(), outputs.anchors[0].float()
+    given = padded(targets)
+    with torch.no_grad():
+        matches = matched(anchors, given, inside(targets.boxes.lengths, given.shape[1]))
+    found = matches >= 0
+    own = given.gather(1, matches.clamp_min(0).unsqueeze(2).expand(-1, -1, given.shape[2]))  # [B, A, 6]
+    wanted = torch.zeros_like(scores)
+    wanted[found, own[found][:, 4].long()] = 1.0
+    per_image = found.sum(1).clamp_min(1)
+    focal = sigmoid_focal_loss(scores, wanted, reduction="none").sum(2)
+    classified = (focal * (matches != BETWEEN)).sum(1) / per_image
+    image = found.nonzero()[:, 0]
+    missed = (shifts[found] - encoded(own[found][:, :4], anchors.expand(len(scores), -1, -1)[found])).abs().sum(1)
+    placed = torch.zeros_like(classified).index_add(0, image, missed) / per_image
+    count = len(scores)
+    return Loss({"classification": Term(classified.sum(), count), "box": Term(placed.sum(), count)})
+
+
+def padded(targets: Objects) -> Tensor:
+    """[B, M, 6], M at least 1."""
+    width = max(int(targets.boxes.lengths.max()), 1) if len(targets.boxes.lengths) else 1
+    if not len(targets.boxes.values):
+        return targets.boxes.values.new_zeros(len(targets.boxes.lengths), width, targets.boxes.values.shape[1])
+    return side_by_side(targets.boxes.values, starts_of(targets.boxes.lengths), targets.boxes.lengths, width)
+
+
+def matched(anchors: Tensor, given: Tensor, there: Tensor) -> Tensor:
+    """[B, A] which of an image's boxes [B, M, 6] each anchor [A, 4] stands for; NONE: background, BETWEEN: not asked.
+
+    there: [B, M] whether it is a box. One that overlaps none enough has the anchor that it overlaps most. What a crowd
+    covers is not asked: it is no background.
+    """
+    parts = max(ROOM // max(len(anchors) * given.shape[1], 1), 1)
+    return torch.cat([_matched(anchors, g, t) for g, t in zip(given.split(parts), there.split(parts), strict=True)])
+
+
+def _matched(anchors: Tensor, given: Tensor, there: Tensor) -> Tensor:
+    crowd = there & (given[:, :, 5] > 0)
+    own = there & ~crowd
+    low = torch.maximum(given[:, :, None, :2], anchors[:, :2])  # [B, M, A, 2]
+    high = torch.minimum(given[:, :, None, 2:4], anchors[:, 2:])
+    common = (high - low).clamp_min(0).prod(3)
+    boxes, area = (given[:, :, 2:4] - given[:, :, :2]).prod(2), (anchors[:, 2:] - anchors[:, :2]).prod(1)
+    overlap = common / (boxes.unsqueeze(2) + area - common)
+    overlap = overlap.where(own.unsqueeze(2), -1.0)
+    most, matches = overlap.max(1)
+    found = torch.where(most < UNMATCHED, NONE, torch.where(most < MATCHED, BETWEEN, matches))
+    best = overlap.amax(2, keepdim=True)
+    forced = ((overlap == best) & own.unsqueeze(2)).any(1)
+    found = torch.where(forced, matches, found)
+    covered = ((common / area) * crowd.unsqueeze(2)).amax(1) >= 0.5
+    return torch.where(covered & (found == NONE), BETWEEN, found)
+
+
+# ---- boxes and what is said of them
+
+
+def encoded(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """[N, 4] corners -> shifts of the centre in sides of the anchor, and logarithms of the sides' ratios."""
+    (centre, sides), (own_centre, own_sides) = _centred(boxes), _centred(anchors)
+    return torch.cat([(centre - own_centre) / own_sides, (sides / own_sides).log()], -1)
+
+
+def decoded(shifts: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse; a side is at most 1000/16 of the anchor's."""
+    centre, sides = _centred(anchors)
+    middle = shifts[..., :2] * sides + centre
+    half = shifts[..., 2:].clamp(max=math.log(1000 / 16)).exp() * sides / 2
+    return torch.cat([middle - half, middle + half], -1)
+
+
+def _centred(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + sides / 2, sides
+
+
+def detections(
+    outputs: Predicted, size: tuple[int, int], least: float, overlap: float, most: int, candidates: int = 1000
+) -> list[Tensor]:
+    """Of each image [M, 6]: left, top, right, bottom, number of the class, score; the surest first.
+
+    size: (H, W) that boxes are clipped to. least: score from which a box is one; overlap: from which two boxes of a
+    class are the same; most: boxes of an image.
+    """
+    from torchvision.ops import batched_nms
+
+    result = []
+    edge = outputs.boxes.new_tensor([size[1], size[0]] * 2, dtype=torch.float32)
+    for logits, shifts, anchors in zip(outputs.scores.float(), outputs.boxes.float(), outputs.anchors, strict=True):
+        scores = logits.sigmoid().flatten()
+        above = (scores > least).nonzero().flatten()
+        order = scores[above].topk(min(candidates * 5, len(above))).indices
+        picked = above[order]
+        place = picked // logits.shape[1]
+        boxes = decoded(shifts[place], anchors[place].float()).clamp(min=0).minimum(edge)
+        classes, own = picked % logits.shape[1], scores[picked]
+        kept = batched_nms(boxes, own, classes, overlap)[:most]
+        result.append(torch.cat([boxes[kept], classes[kept].unsqueeze(1), own[kept].unsqueeze(1)], 1))
+    return result
