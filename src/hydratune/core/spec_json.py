@@ -41,8 +41,10 @@ def spec_from_json(values: Mapping[str, Any]) -> Spec:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
         if (targets := given.get("targets")) is not None:
             given["targets"] = TargetSpec(*(tuple(targets[f.name]) for f in fields(TargetSpec)))
+        if "boxes" in given:
+            given["boxes"] = tuple((float(w), float(h)) for w, h in given["boxes"])
         if made is TextSpec:
             given = {"vocab_size": 0, "special": {}, **given}
         return made(**given)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"run.json: its spec is damaged ({type(error).__name__}: {error})") from None

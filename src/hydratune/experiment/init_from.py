@@ -16,13 +16,14 @@ from hydratune.config.job import Job
 from hydratune.config.origin import found
 from hydratune.core.paths import shown_path
 from hydratune.core.secrets import hidden_in
-from hydratune.core.types import Backbone
+from hydratune.core.types import Backbone, ImageSpec, Normalisation, Spec
 from hydratune.data.dataset import WeightsHome
 from hydratune.engine.state import digest
 from hydratune.experiment.components import dataset_of
 from hydratune.experiment.locate import best_checkpoint
 from hydratune.freeze.lora import merged
-from hydratune.models.load_weights import HeadAnswers, read_state_dict
+from hydratune.models.foreign import read_weights
+from hydratune.models.load_weights import HeadAnswers
 from hydratune.record import checkpoint
 from hydratune.record.run_record import Lineage, RunRecord
 
@@ -66,8 +67,8 @@ class Origin:
     held: int | None = None  # descriptor that keeps the checkpoint from being pruned, while this process lives
 
 
-def find_origin(job: Job, body: Backbone, pretrained: Callable[[], Path]) -> Origin:
-    """Follow `init_from`; `pretrained` names the directory of the run that `auto` asks for."""
+def find_origin(job: Job, body: Backbone, spec: Spec, pretrained: Callable[[], Path]) -> Origin:
+    """Follow `init_from`; `pretrained` names the directory of the run that `auto` asks for. spec: of the data."""
     wanted = job.config.init_from
     if wanted in (None, "auto") and body.weights is not None:
         said, tensors = body.weights()
@@ -86,7 +87,8 @@ def find_origin(job: Job, body: Backbone, pretrained: Callable[[], Path]) -> Ori
         return _from_checkpoint(best_checkpoint(path), path)
     if not path.exists():
         raise ValueError(f"init_from={wanted}: no such run directory, checkpoint or file of tensors")
-    tensors, which = read_state_dict(path, job.config.init_key)
+    ours = Normalisation(spec.mean, spec.std) if isinstance(spec, ImageSpec) else None
+    tensors, which = read_weights(path, job.config.init_key, ours)
     said = f"{path} ({which})" if which else str(path)
     return Origin(said, tensors, checkpoint.sha256(path), Lineage(file=str(path)), _head_beside(path))
 

@@ -12,7 +12,7 @@ from hydratune.config.job import Job
 from hydratune.core.paths import cache_home
 from hydratune.core.secrets import hidden_in
 from hydratune.core.task import Task
-from hydratune.core.types import Backbone, ImageSpec, Phase, Spec
+from hydratune.core.types import Backbone, ImageSpec, Normalisation, Phase, Spec
 from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.distributed.runtime import Numerics, Precision, Runtime
@@ -26,10 +26,9 @@ from hydratune.experiment.prepare import PreparedJob, first_network, prepare_job
 from hydratune.experiment.selection import monitor_of
 from hydratune.freeze.cost import CostMeter
 from hydratune.freeze.report import costs as cost_rows
+from hydratune.models.foreign import alike, as_keys
 from hydratune.models.load_weights import HeadAnswers
 from hydratune.models.network import Network
-
-CLOSE = 0.01  # so near, two normalisations are one
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,9 @@ def _normalised_otherwise(job: Job, body: Backbone, spec: Spec) -> list[str]:
     theirs = body.normalisation
     if theirs is None or not isinstance(spec, ImageSpec) or job.config.init_from not in (None, "auto"):
         return []
-    pairs = [*zip(theirs.mean, spec.mean, strict=False), *zip(theirs.std, spec.std, strict=False)]
-    if all(abs(a - b) < CLOSE for a, b in pairs):
+    if alike(theirs, Normalisation(spec.mean, spec.std)):
         return []
-    mean, std = (",".join(f"{value:g}" for value in values) for values in (theirs.mean, theirs.std))
-    return [
-        "model.weights were trained on images of another normalisation; theirs is "
-        f"dataset.mean=[{mean}] dataset.std=[{std}]"
-    ]
+    return [f"model.weights were trained on images of another normalisation; theirs is {as_keys(theirs)}"]
 
 
 def _eval_sets(job: Job, spec: Spec, task: Task) -> dict[str, EvalSet]:

@@ -96,7 +96,7 @@ def _origin(group: JobGroup, ready: Sequence[PreparedJob], screen: Screen, alway
         lambda node: pretrained_run(node.payload, screen, lambda job: run_job(job, screen).directory)
     )
     pretraining = Node("pretrain", group.first.config.pretraining_key() or "", group.first)
-    return find_origin(group.first, group.body, lambda: graph.have(pretraining))
+    return find_origin(group.first, group.body, group.spec, lambda: graph.have(pretraining))
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def trained(job: Job) -> Iterator[Trained]:
             raise
         inputs = None  # a user's own kind of data
     body, network = first_network(job, dataset if inputs is None else inputs, spec)
-    origin = find_origin(job, body, partial(_no_pretraining, config.init_from))
+    origin = find_origin(job, body, spec, partial(_no_pretraining, config.init_from))
     try:
         loaded = load_origin(
             network.state_dict(), network.own_of_head(), origin, answers_of(dataset.task, spec), init_rules(config)

@@ -32,11 +32,15 @@ class _Piece:
     @property
     def composite(self) -> bool:
         """Whether it ends in a stage or a block, rather than in a single layer or a norm with its activation."""
-        return any(p.ndim > 1 for child in self.module.children() for p in child.parameters())
+        return _composite(self.module)
 
     @property
     def weighs(self) -> bool:
         return any(p.ndim > 1 for p in self.module.parameters())
+
+
+def _composite(module: nn.Module) -> bool:
+    return any(p.ndim > 1 for child in module.children() for p in child.parameters())
 
 
 def divided(
@@ -81,7 +85,7 @@ def _divided(
     if until is not None:
         groups = _ended(groups, until)
         modules = [_module(group, root) for group in groups]
-    names = [_name(group) for group in groups]
+    names = [_name(group, root) for group in groups]
     return list(zip(names, modules, strict=True)) if len(groups) > 1 and len(set(names)) == len(names) else []
 
 
@@ -182,9 +186,12 @@ def _by_pooling(pieces: Sequence[_Piece], example: Tensor, root: nn.Module) -> l
     return [group for group in groups if group]
 
 
-def _name(pieces: Sequence[_Piece]) -> str:
-    named = next((p.path for p in pieces if p.composite), pieces[0].path)
-    return named if any(p.composite for p in pieces) or "." in named else "stem"
+def _name(pieces: Sequence[_Piece], root: nn.Module) -> str:
+    """Of its first stage or block; a group that has none is the stem, or is called after its first layer."""
+    called = [str(node.target) for piece in pieces for node in piece.nodes if node.op == "call_module"]
+    composite = [path for path in called if _composite(root.get_submodule(path))]
+    first = (composite or called)[0].removeprefix("model.")
+    return first if composite or "." in first else "stem"
 
 
 def _module(pieces: Sequence[_Piece], root: nn.Module) -> nn.Module:

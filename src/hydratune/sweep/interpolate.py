@@ -57,7 +57,7 @@ def _start(measured: Measured, end: Mapping[str, Tensor]) -> tuple[dict[str, Ten
         assert lineage is not None and lineage.run is not None
         return Path(lineage.run)
 
-    origin = find_origin(job, group.body, pretrained)
+    origin = find_origin(job, group.body, group.spec, pretrained)
     network.load(end)
     head: Any = network.own_of_head()
     loaded = load_origin(network.state_dict(), head, origin, group.answers, init_rules(job.config))

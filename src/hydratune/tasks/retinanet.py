@@ -11,11 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import sigmoid_focal_loss
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from hydratune.core.loss import Loss, Term
 from hydratune.core.objects import Objects
@@ -81,6 +76,11 @@ class RetinaNet(nn.Module):
     def __init__(
         self, features: Levels, first: int, size: tuple[int, int], classes: int, width: int, anchors: Anchors
     ) -> None:
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.image_list import ImageList
+        from torchvision.models.detection.retinanet import RetinaNetHead
+        from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
         super().__init__()
         self.first = first
         own = features.kept[first:]
@@ -112,6 +112,8 @@ def pyramid_levels(features: Levels, size: tuple[int, int]) -> tuple[int, int]:
 
 def retinanet_loss(outputs: Predicted, targets: Objects) -> Loss:
     """Focal loss of the scores and L1 of the boxes, each divided by an image's matched anchors; means over images."""
+    from torchvision.ops import sigmoid_focal_loss
+
     scores, shifts, anchors = outputs.scores.float(), outputs.boxes.float(), outputs.anchors[0].float()
     given = padded(targets)
     with torch.no_grad():

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydratune.core.objects import COLUMNS, Objects
+from hydratune.core.ragged import Ragged
 from hydratune.core.task import Task
 from hydratune.core.types import ImageSpec
 from hydratune.data.images.augment import Augment
@@ -89,7 +91,8 @@ class ImageInputs(ImageDataset):
         }
 
     def split_of(self, items: Sequence[Item]) -> GivenImages:
-        return GivenImages([item.content for item in items], self._spec.input_shape[0], self._frame, self._white)
+        made = GivenScenes if self.task.kind == "boxes" else GivenImages
+        return made([item.content for item in items], self._spec.input_shape[0], self._frame, self._white)
 
     def kept(self, item: Item, mask: Tensor) -> Any:
         """[H, W] class numbers as a PNG of the image's own size, 255 where it was cut off."""
@@ -109,9 +112,13 @@ class GivenImages:
     """Images that are decoded when they are read. faults: number -> why it could not be; it is black then."""
 
     def __init__(self, contents: Sequence[Any], channels: int, frame: Frame, white: float | None) -> None:
-        self.labels = torch.zeros(len(contents), dtype=torch.int64)
+        self.labels = self._labels(len(contents))
         self.faults: dict[int, str] = {}
         self._contents, self._channels, self._frame, self._white = list(contents), channels, frame, white
+
+    def _labels(self, count: int) -> Tensor | None:
+        """Nobody knows them."""
+        return torch.zeros(count, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._contents)
@@ -152,6 +159,27 @@ class GivenImages:
                 self.faults[i] = str(error).removeprefix("dataset: ")
                 images.append(torch.zeros(3, self._frame.height, self._frame.width, dtype=torch.uint8))
         return images
+
+
+class GivenScenes(GivenImages):
+    """Pictures of which is asked where things are: the answers lie in their own pixels."""
+
+    def _labels(self, count: int) -> Tensor | None:
+        return None
+
+    def read_objects(self, ids: Tensor) -> Objects:
+        """No boxes, and the size of each picture; of one that cannot be read, that of the frame."""
+        sizes = torch.tensor([self._size(i) for i in ids.tolist()], dtype=torch.float32)
+        nothing = torch.zeros(0, COLUMNS)
+        return Objects(Ragged(nothing, torch.zeros(len(ids), dtype=torch.int64)), sizes.view(-1, 2))
+
+    def _size(self, number: int) -> tuple[int, int]:
+        from hydratune.data.images.decode import size_of
+
+        try:
+            return size_of(self._contents[number])
+        except (OSError, ValueError):
+            return self._frame.width, self._frame.height
 
 
 def options_of(dataset: ImageDataset) -> Mapping[str, Any]:

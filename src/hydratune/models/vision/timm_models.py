@@ -102,14 +102,14 @@ def _classifier(published: Mapping[str, Any]) -> str:
 
 def _weights(source: Any, name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
     """(where from, tensors), as this version of the model names them."""
-    from hydratune.models.load_weights import read_tensors
+    from hydratune.models.foreign import read_weights
 
     published: Mapping[str, Any] = source.pretrained_cfg
     if weights != "DEFAULT":
         said, path = weights, Path(weights)
     else:
         said, path = _downloaded(name, published)
-    tensors = read_tensors(path)
+    tensors, _ = read_weights(path)
     # What timm does to weights of another image size, or of its own earlier versions
     adapted = getattr(sys.modules[type(source).__module__], "checkpoint_filter_fn", None)
     return said, tensors if adapted is None else adapted(dict(tensors), source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,11 +73,11 @@ def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
     """(where from, tensors). The hub needs a network; without one a sentence says what to do."""
     from torchvision import models
 
-    from hydratune.models.load_weights import read_tensors
+    from hydratune.models.foreign import read_weights
 
     kinds = models.get_model_weights(name)
     if weights != "DEFAULT" and weights not in kinds.__members__:
-        return weights, read_tensors(weights)
+        return weights, read_weights(Path(weights))[0]
     chosen = kinds[weights]
     try:
         return f"torchvision {chosen}", chosen.get_state_dict(progress=False, check_hash=True)
