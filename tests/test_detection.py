@@ -376,7 +376,7 @@ def levels(count: int, size: int = 96) -> Levels:
 
 def net(size: int = 96, classes: int = 3) -> RetinaNet:
     torch.manual_seed(0)
-    return RetinaNet(levels(1, size), 0, (size, size), classes, 16, Anchors.usual(5))
+    return RetinaNet(levels(1, size), (size, size), classes, 16, Anchors.usual(5))
 
 
 def theirs(outputs: Predicted, given: Objects) -> dict[str, Tensor]:

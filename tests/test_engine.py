@@ -22,7 +22,7 @@ from hydratune.freeze.report import trains as rows
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze, Pattern
 from hydratune.models.network import build_network
 from hydratune.optim.optimizers import SGD, AdamW, OptimizerConfig, Torch
-from hydratune.optim.schedules import Constant, Cosine, Linear, MultiStep, Schedule
+from hydratune.optim.schedules import BitHyperRule, Constant, Cosine, Linear, MultiStep, Schedule
 from hydratune.record import checkpoint
 from hydratune.tasks.classification import Classification
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
@@ -399,3 +399,22 @@ def test_compile_trains_what_the_phase_says(tmp_path: Path) -> None:
     for name, tensor in weights(eager).items():
         assert torch.allclose(tensor, weights(compiled)[name], atol=1e-4), name
     assert not [n for n in t.snapshot(1).model if "_orig_mod" in n]
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps", "warmup", "drops"),
+    [(500, 500, 100, [200, 300, 400]), (19_999, 500, 100, [200, 300, 400]), (20_000, 10_000, 500, [3000, 6000, 9000]),
+     (499_999, 10_000, 500, [3000, 6000, 9000]), (500_000, 20_000, 500, [6000, 12_000, 18_000])],
+)  # fmt: skip
+def test_bit_s_rule(samples: int, steps: int, warmup: int, drops: list[int]) -> None:
+    """As big_transfer's bit_hyperrule.py has it."""
+    schedule = BitHyperRule()
+    assert schedule.num_steps(samples) == steps
+    assert schedule.factor(0, steps) == 1 / warmup and schedule.factor(warmup - 1, steps) == 1.0
+    for number, drop in enumerate(drops, start=1):
+        assert schedule.factor(drop, steps) == pytest.approx(0.1**number)
+        assert schedule.factor(drop - 1, steps) == pytest.approx(0.1 ** (number - 1))
+
+
+def test_other_schedules_leave_the_length_to_the_user() -> None:
+    assert Cosine().num_steps(10) is None and Constant().num_steps(10**6) is None

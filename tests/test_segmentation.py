@@ -17,6 +17,7 @@ from hydratune.data.images.augment import Augment
 from hydratune.data.images.mask_layout import mask_layout
 from hydratune.data.images.masks import ImageMasks, read_mask
 from hydratune.data.stream import Batches, Placement
+from hydratune.models.vision.levels import wanted_levels
 from hydratune.models.vision.resnet9 import resnet9
 from hydratune.models.vision.small_resnet import small_resnet
 from hydratune.models.vision.torchvision_models import torchvision_model
@@ -202,16 +203,24 @@ def test_targets_belong_to_the_view(tmp_path: Path) -> None:
     ],
 )
 def test_levels_have_the_strides_that_are_measured(make: Any, strides: list[int]) -> None:
-    features: Any = torch.zeros(1, 3, 96, 96)
-    for _, module in make().groups:
-        features = module.eval()(features)
+    example = torch.zeros(1, 3, 96, 96)
+    features = outputs(make(), example)
     assert isinstance(features, Levels) and [96 // level.shape[2] for level in features.kept] == strides
     spec = ImageSpec((3, 96, 96), tuple("abc"), (0.0,) * 3, (1.0,) * 3)
     # A linear head leaves a level of half the resolution to the others, where there are enough without it.
     quarter = 4 if len(strides) > 4 else strides[0]
     for head, finest in (("linear", quarter), ("unet", strides[0]), ("deeplab", quarter)):
-        made = Segmentation(head=head).build_head(features, spec).eval()
-        assert made(features).shape == (1, 3, 96 // finest, 96 // finest), head
+        task = Segmentation(head=head)
+        wanted = outputs(wanted_levels(make(), example, task.first_level), example)
+        assert [96 // level.shape[2] for level in wanted.kept] == strides[strides.index(finest) :]
+        made = task.build_head(wanted, spec).eval()
+        assert made(wanted).shape == (1, 3, 96 // finest, 96 // finest), head
+
+
+def outputs(body: Any, features: Any) -> Any:
+    for _, module in body.groups:
+        features = module.eval()(features)
+    return features
 
 
 def test_a_body_without_levels_is_refused() -> None:

@@ -57,7 +57,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "optim": {
         "optimizers": ("OptimizerConfig", "SGD", "AdamW", "Muon", "Torch"),
-        "schedules": ("Schedule", "Constant", "Cosine", "Linear", "MultiStep"),
+        "schedules": ("Schedule", "Constant", "Cosine", "Linear", "MultiStep", "BitHyperRule"),
     },
     "engine": {"settings": ("Settings",)},
     "distributed": {"runtime": ("Runtime",)},

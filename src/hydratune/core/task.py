@@ -69,6 +69,13 @@ class Task(ABC):
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         """features: of one sample, as the body gives them. Raises ValueError for a body that it cannot use."""
 
+    def first_level(self, strides: Sequence[int]) -> int:
+        """Of a body's levels, the finest first, which one is the first that its head reads; for dense tasks.
+
+        strides: pixels of the image to one of each level. Finer levels are not handed on, nor kept in caches.
+        """
+        return 0
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Loss: ...
 

@@ -157,7 +157,8 @@ def gather(jobs: Sequence[Job]) -> tuple[JobGroup, Network, list[PreparedJob], l
     for job in jobs:
         try:
             monitor_of(job.config.monitor, group.dataset.task)
-            ready.append(prepare_job(job, network if len(jobs) == 1 else network.fork(0), group.steps_per_epoch))
+            own = network if len(jobs) == 1 else network.fork(0)
+            ready.append(prepare_job(job, own, group.steps_per_epoch, len(group.train_split)))
         except Exception as error:
             failed.append((job, error))
     return group, network, ready, failed

@@ -32,6 +32,7 @@ from hydratune.freeze.phases import checked, with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.load_weights import HeadAnswers, InitRules, load_into
 from hydratune.models.network import Network, build_network
+from hydratune.models.vision.levels import wanted_levels
 from hydratune.record import checkpoint
 from hydratune.record.claim import claim
 from hydratune.record.run_record import Lineage, RunRecord
@@ -158,13 +159,14 @@ def planned_phases(freeze: FreezeStrategy, groups: Sequence[LayerGroup], steps: 
     return with_norms(checked(freeze.phases(groups, steps), groups, steps), groups, norm)
 
 
-def prepare_job(job: Job, network: Network, steps_per_epoch: int) -> PreparedJob:
+def prepare_job(job: Job, network: Network, steps_per_epoch: int, samples: int) -> PreparedJob:
     """Raises ValueError for whatever the job cannot run with. `network` becomes the job's own."""
     config, training = job.config, training_of(job)
     resumed, known = _resumable(job), RunRecord.read(job.directory)
     base = network.state_dict()
     network = _adapted(network, training.freeze, config.seed)
-    num_steps = config.steps or (config.epochs or 0) * steps_per_epoch
+    asked = config.steps or (config.epochs or 0) * steps_per_epoch
+    num_steps = training.schedule.num_steps(samples) or asked
     phases = planned_phases(training.freeze, network.groups, num_steps, config.norm)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
     return PreparedJob(job, network, base, training, phases, snapshot, known)
@@ -174,6 +176,8 @@ def first_network(job: Job, dataset: Dataset, spec: Spec) -> tuple[Backbone, Net
     """The body, and the network that it and a head for this task make; each tensor drawn from (seed, its name)."""
     seed = job.config.seed
     body = initialised(seed, lambda: body_of(job, dataset), lambda b: b.source.named_parameters())
+    if dataset.task.dense:
+        body = wanted_levels(body, dataset.example(body), dataset.task.first_level)
     features = dataset.example(body)
     shapes = [list(t.shape[1:]) for t in tree_flatten(features)[0]]
     try:

@@ -6,6 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+# Of BiT's rule: steps -> warm-up, and the steps at which the rate is divided by ten
+BIT = {500: (100, (200, 300, 400)), 10_000: (500, (3_000, 6_000, 9_000)), 20_000: (500, (6_000, 12_000, 18_000))}
+
 
 class Schedule(ABC):
     """Factor on every learning rate: linear warm-up, then `decay` over the share of steps after it."""
@@ -15,6 +18,10 @@ class Schedule(ABC):
         if warmup_steps < 0 or (isinstance(warmup_steps, float) and warmup_steps > 1):
             raise ValueError(f"schedule.warmup_steps={warmup_steps}: steps, or a share of them between 0.0 and 1.0")
         self.warmup_steps = warmup_steps
+
+    def num_steps(self, samples: int) -> int | None:
+        """How long to train on so many samples, where the schedule says so itself; None: as `epochs` or `steps` do."""
+        return None
 
     @abstractmethod
     def decay(self, progress: float) -> float:
@@ -74,3 +81,23 @@ class MultiStep(Schedule):
 
     def decay(self, progress: float) -> float:
         return self.gamma ** sum(progress >= m for m in self.milestones)
+
+
+class BitHyperRule(Schedule):
+    """BiT's rule for fine-tuning (arXiv 1912.11370, section 3.3): length, warm-up and drops by the number of images.
+
+    Below 20,000: 500 steps; below 500,000: 10,000; else 20,000. `epochs` and `steps` are not looked at.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def num_steps(self, samples: int) -> int:
+        return 500 if samples < 20_000 else 10_000 if samples < 500_000 else 20_000
+
+    def decay(self, progress: float) -> float:
+        raise AssertionError("its steps are absolute ones")
+
+    def factor(self, step: int, num_steps: int) -> float:
+        warmup, drops = BIT[num_steps]
+        return (step + 1) / warmup if step < warmup else 0.1 ** sum(step >= drop for drop in drops)

@@ -18,7 +18,7 @@ from hydratune.data.images.frame import Frame
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import boxes
 from hydratune.tasks.average_precision import SIZES, average_precision, check_installed
-from hydratune.tasks.retinanet import Anchors, Predicted, RetinaNet, detections, pyramid_levels, retinanet_loss
+from hydratune.tasks.retinanet import ADDED, FIRST_STRIDE, Anchors, Predicted, RetinaNet, detections, retinanet_loss
 
 MONITORS = ("map", "map50", "map75")
 ANCHORS = ("data", "coco")
@@ -57,6 +57,10 @@ class Retinanet(Task):
         self.monitor, self.width, self.anchors = monitor, width, anchors
         self.least, self.overlap, self.most = least, overlap, most
 
+    def first_level(self, strides: Sequence[int]) -> int:
+        """The pyramid begins at an eighth of the image's resolution, or with the coarsest level."""
+        return next((i for i, stride in enumerate(strides) if stride >= FIRST_STRIDE), len(strides) - 1)
+
     def build_head(self, features: Features, spec: Any) -> nn.Module:
         if not isinstance(features, Levels) or not features.kept:
             raise ValueError(
@@ -64,8 +68,8 @@ class Retinanet(Task):
                 "them"
             )
         size = spec.input_shape[1:]
-        first, levels = pyramid_levels(features, size)
-        return RetinaNet(features, first, size, spec.num_classes, self.width, self._anchors(spec, levels))
+        anchors = self._anchors(spec, len(features.kept) + ADDED)
+        return RetinaNet(features, size, spec.num_classes, self.width, anchors)
 
     def _anchors(self, spec: Any, levels: int) -> Anchors:
         return Anchors.of(spec.boxes, levels) if self.anchors == "data" else Anchors.usual(levels)

@@ -28,17 +28,15 @@ def linear_head(features: Features, outputs: int, zero: bool = False) -> nn.Line
 class LinearOnLevels(nn.Module):
     """Levels -> [B, K, h, w] at the finest level: a 1x1 convolution of each, summed after bilinear upsampling.
 
-    It is one linear map of what all levels say of a place, as hypercolumns are (arXiv 1411.5752). first: the finest
-    level that is used.
+    It is one linear map of what all levels say of a place, as hypercolumns are (arXiv 1411.5752).
     """
 
-    def __init__(self, channels: Sequence[int], outputs: int, first: int = 0) -> None:
+    def __init__(self, channels: Sequence[int], outputs: int) -> None:
         super().__init__()
-        self.first = first
-        self.levels = nn.ModuleList(nn.Conv2d(c, outputs, 1, bias=i == 0) for i, c in enumerate(channels[first:]))
+        self.levels = nn.ModuleList(nn.Conv2d(c, outputs, 1, bias=i == 0) for i, c in enumerate(channels))
 
     def forward(self, features: Levels) -> Tensor:
-        maps = [layer(level) for layer, level in zip(self.levels, features.kept[self.first :], strict=True)]
+        maps = [layer(level) for layer, level in zip(self.levels, features.kept, strict=True)]
         finest = maps[0]
         for other in maps[1:]:
             finest = finest + resized(other, finest)
@@ -84,25 +82,21 @@ class UNet(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """Levels -> [B, K, h, w] at a quarter of the image's resolution (DeepLabV3+, arXiv 1802.02611): pooling at several
-    rates on the coarsest level, joined with details of a fine one. The body keeps its strides, so that the rates are
-    small ones.
-
-    fine: which level gives the details.
+    """Levels -> [B, K, h, w] at the finest level (DeepLabV3+, arXiv 1802.02611): pooling at several rates on the
+    coarsest level, joined with details of the finest. The body keeps its strides, so that the rates are small ones.
     """
 
-    def __init__(self, channels: Sequence[int], outputs: int, fine: int, width: int = 256) -> None:
+    def __init__(self, channels: Sequence[int], outputs: int, width: int = 256) -> None:
         super().__init__()
         from torchvision.models.segmentation.deeplabv3 import ASPP
 
-        self.fine = fine
         self.pyramid = ASPP(channels[-1], [2, 4, 6], width)
-        self.details = nn.Sequential(nn.Conv2d(channels[fine], 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(True))
+        self.details = nn.Sequential(nn.Conv2d(channels[0], 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(True))
         self.joined = _Convolutions(width + 48, width)
         self.last = nn.Conv2d(width, outputs, 1)
 
     def forward(self, features: Levels) -> Tensor:
-        details = self.details(features.kept[self.fine])
+        details = self.details(features.kept[0])
         pyramid = resized(self.pyramid(features.kept[-1]), details)
         return self.last(self.joined(torch.cat([pyramid, details], 1)))
 
@@ -110,18 +104,23 @@ class DeepLab(nn.Module):
 HEADS = ("linear", "unet", "deeplab")
 
 
-def dense_head(head: str, features: Features, outputs: int, size: tuple[int, int]) -> nn.Module:
-    """features: Levels of one sample; size: (H, W) of its image. Raises ValueError for a body without levels."""
+def first_level(head: str, strides: Sequence[int]) -> int:
+    """A U-Net reads all levels. The others read from a quarter of the image's resolution on, where that leaves enough:
+    of small images, whose levels begin at their own resolution, all are wanted.
+    """
+    coarse = [i for i, stride in enumerate(strides) if stride >= FINE]
+    return coarse[0] if head != "unet" and len(coarse) > 3 else 0
+
+
+def dense_head(head: str, features: Features, outputs: int) -> nn.Module:
+    """features: Levels of one sample. Raises ValueError for a body without levels."""
     if not isinstance(features, Levels) or not features.kept:
         raise ValueError(
             "model: this task wants a body with levels of several resolutions; resnet, vgg and most of timm's have them"
         )
     channels = [level.shape[1] for level in features.kept]
-    coarse_enough = [i for i, level in enumerate(features.kept) if size[0] >= FINE * level.shape[2]]
-    # Of small images, whose levels begin at their own resolution, all are wanted.
-    first = coarse_enough[0] if len(coarse_enough) > 3 else 0
     if head == "linear":
-        return LinearOnLevels(channels, outputs, first)
+        return LinearOnLevels(channels, outputs)
     if len(channels) < 2:
         raise ValueError(f"dataset.task.head={head}: wants a body with two levels or more, this one has one; linear")
-    return UNet(channels, outputs) if head == "unet" else DeepLab(channels, outputs, min(first, len(channels) - 2))
+    return UNet(channels, outputs) if head == "unet" else DeepLab(channels, outputs)

@@ -18,6 +18,7 @@ from hydratune.core.ragged import inside, side_by_side, starts_of
 from hydratune.core.types import Levels
 
 FIRST_STRIDE = 8  # of the levels that the pyramid is built on
+ADDED = 2  # coarser levels, which the pyramid has beside the body's
 MATCHED, UNMATCHED = 0.5, 0.4  # overlap from which an anchor is a box's, and below which it is background
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 ROOM = 2**24  # overlaps that are computed at a time
@@ -71,19 +72,16 @@ class Anchors(NamedTuple):
 
 
 class RetinaNet(nn.Module):
-    """Levels -> Predicted. size: (H, W) of the images; first: the level that the pyramid begins with."""
+    """Levels -> Predicted. size: (H, W) of the images."""
 
-    def __init__(
-        self, features: Levels, first: int, size: tuple[int, int], classes: int, width: int, anchors: Anchors
-    ) -> None:
+    def __init__(self, features: Levels, size: tuple[int, int], classes: int, width: int, anchors: Anchors) -> None:
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.image_list import ImageList
         from torchvision.models.detection.retinanet import RetinaNetHead
         from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
         super().__init__()
-        self.first = first
-        own = features.kept[first:]
+        own = features.kept
         self.pyramid = FeaturePyramidNetwork([f.shape[1] for f in own], width, LastLevelP6P7(width, width))
         self.predict = RetinaNetHead(width, len(SCALES) * len(anchors.ratios), classes)
         with torch.no_grad():
@@ -94,17 +92,10 @@ class RetinaNet(nn.Module):
         self.register_buffer("anchors", every, persistent=False)
 
     def forward(self, features: Levels) -> Predicted:
-        maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept[self.first :])}).values())
+        maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept)}).values())
         found = self.predict(maps)
         anchors = self.anchors.expand(len(found["cls_logits"]), -1, -1)
         return Predicted(found["cls_logits"], found["bbox_regression"], anchors)
-
-
-def pyramid_levels(features: Levels, size: tuple[int, int]) -> tuple[int, int]:
-    """(the first level that a pyramid is built on, how many it has with the two coarser ones that it adds)"""
-    coarse = [i for i, level in enumerate(features.kept) if size[0] >= FIRST_STRIDE * level.shape[2]]
-    first = coarse[0] if coarse else len(features.kept) - 1
-    return first, len(features.kept) - first + 2
 
 
 # ---- loss

@@ -17,7 +17,7 @@ from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
-from hydratune.tasks.heads import HEADS, dense_head
+from hydratune.tasks.heads import HEADS, dense_head, first_level
 
 IGNORED = 255  # in the masks of batches, whatever number the files have for it
 MONITORS = ("miou", "pixel_accuracy")
@@ -57,13 +57,16 @@ class Segmentation(Task):
         self.label_smoothing, self.monitor, self.head, self.dice = label_smoothing, monitor, head, dice
         self.class_weights = None if class_weights is None else tuple(class_weights)
 
+    def first_level(self, strides: Sequence[int]) -> int:
+        return first_level(self.head, strides)
+
     def build_head(self, features: Features, spec: Any) -> nn.Module:
         if self.class_weights is not None and len(self.class_weights) != spec.num_classes:
             raise ValueError(
                 f"dataset.task.class_weights={list(self.class_weights)}: {len(self.class_weights)} numbers for "
                 f"{spec.num_classes} classes"
             )
-        return dense_head(self.head, features, spec.num_classes, spec.input_shape[1:])
+        return dense_head(self.head, features, spec.num_classes)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Loss:
         """outputs: [B, K, h, w] logits; targets [B, H, W], 255: ignored"""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hydratune.core.types import Levels
+from hydratune.core.types import Backbone, Levels
 
 COARSEST = 32  # pixels of the image to one of the map
 
@@ -33,6 +35,23 @@ class Level(nn.Module):
 def with_levels(groups: Sequence[tuple[str, nn.Module]], kept: Sequence[str]) -> list[tuple[str, nn.Module]]:
     """The groups, of which those named in `kept` give a level each, the finest first. None of them may pool."""
     return [(name, Level(module, name in kept)) for name, module in groups]
+
+
+@torch.no_grad()
+def wanted_levels(body: Backbone, example: Tensor, first: Callable[[Sequence[int]], int]) -> Backbone:
+    """The body, giving its levels from the one on that `first` chooses, by their strides on an example [1, C, H, W]."""
+    if not all(isinstance(module, Level) for _, module in body.groups):
+        return body
+    features: Any = example
+    for _, module in body.groups:
+        features = module.eval()(features)
+    chosen = first([round(example.shape[2] / level.shape[2]) for level in features.kept])
+    groups, number = [], 0
+    for name, module in body.groups:
+        assert isinstance(module, Level)
+        groups.append((name, Level(module.module, module.keep and number >= chosen, module.channels_last)))
+        number += module.keep
+    return replace(body, groups=groups)
 
 
 @torch.no_grad()
