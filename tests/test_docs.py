@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from hydratune.config.groups import USING
+from tests.boxes import coco_home
 from tests.conftest import TINY, hydratune, make_job
 
 ROOT = Path(__file__).parents[1]
@@ -265,19 +266,23 @@ def some_images(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "more", "metrics"),
+    ("page", "number", "more", "metrics"),
     [
-        ("data", [], {"val_accuracy", "test_accuracy"}),
-        ("tasks", ["dataset.size=16"], {"val_accuracy", "val_mean_absolute_error", "test_mean_absolute_error"}),
-        ("models", TINY, {"val_accuracy"}),
-        ("freeze", [*TINY, "init_from=null"], {"val_accuracy"}),
+        ("data", 0, [], {"val_accuracy", "test_accuracy"}),
+        ("tasks", 0, ["dataset.size=16"], {"val_accuracy", "val_mean_absolute_error", "test_mean_absolute_error"}),
+        ("tasks", 1, ["dataset.augment.resized_crop=null"], {"val_map", "test_map50"}),
+        ("models", 0, TINY, {"val_accuracy"}),
+        ("freeze", 0, [*TINY, "init_from=null"], {"val_accuracy"}),
     ],
 )
-def test_the_worked_example_runs(page: str, more: list[str], metrics: set[str], tmp_path: Path) -> None:
+def test_the_worked_example_runs(page: str, number: int, more: list[str], metrics: set[str], tmp_path: Path) -> None:
     written(ROOT / "src" / "hydratune" / page / "README.md", tmp_path)
     some_images(tmp_path)
+    if number:
+        pytest.importorskip("faster_coco_eval")
+        coco_home(tmp_path / "my_coco", count=20)
     lines = [command for where, command, _ in COMMANDS if where.parent.name == page and "--config-dir" in command]
-    done = hydratune(*lines[0][1:], *more, *SMALL, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = hydratune(*lines[number][1:], *more, *SMALL, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     (home,) = (p.parent for p in tmp_path.glob("outputs/*/*/run.json"))
     record = json.loads((home / "run.json").read_text())

@@ -288,3 +288,60 @@ def test_a_sweep_of_two_rates_by_two_strategies(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "sweep" / "leaderboard.csv").read_text().count("complete") == 4
+
+
+@pytest.mark.parametrize("head", ["linear", "unet", "deeplab"])
+def test_a_batch_of_one_trains(head: str) -> None:
+    """BatchNorm has one value a channel where everything is pooled to one place."""
+    example = torch.rand(1, 3, 64, 64)
+    features = outputs(resnet9(8, dense=True), example)
+    task = Segmentation(head=head, dice=1.0)
+    made = task.build_head(features, ImageSpec((3, 64, 64), ("a", "b"), (0.0,) * 3, (1.0,) * 3)).train()
+    batch = Batch(features, torch.randint(0, 2, (1, 64, 64)), torch.zeros(1))
+    loss = task.loss(made(Levels(*(tuple(t.detach() for t in features.kept), features.x.detach()))), batch)
+    loss.mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in made.parameters())
+
+
+def test_dice_is_of_the_classes_that_an_image_has() -> None:
+    task = Segmentation(dice=0.5)
+    masks = torch.full((3, 4, 4), 255, dtype=torch.uint8)
+    masks[0, :2], masks[0, 2:] = 0, 1  # half and half
+    masks[1] = 2  # one class alone
+    sure = torch.zeros(3, 3, 4, 4)
+    for i in (0, 1):
+        sure[i] = 50.0 * torch.nn.functional.one_hot(masks[i].long().clamp(max=2), 3).movedim(-1, 0)
+    right = task.loss(sure, Batch(None, masks, torch.arange(3))).terms["dice"]
+    assert float(right.sum) == pytest.approx(0, abs=1e-4) and int(right.count) == 2 and right.weight == 0.5
+    wrong = task.loss(sure.roll(1, 1), Batch(None, masks, torch.arange(3))).terms["dice"]
+    assert float(wrong.mean()) == pytest.approx(1, abs=1e-4)
+    nothing = task.loss(sure, Batch(None, torch.full((3, 4, 4), 255), torch.arange(3)))
+    assert float(nothing.mean()) == 0.0  # all of it is ignored
+
+
+def test_class_weights_weigh_as_torch_s_mean_does() -> None:
+    masks = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    masks[0, 0] = 255
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    own = Segmentation(class_weights=[1.0, 2.0, 5.0]).loss(logits, Batch(None, masks, torch.arange(2))).mean()
+    expected = torch.nn.functional.cross_entropy(logits, masks, torch.tensor([1.0, 2.0, 5.0]), ignore_index=255)
+    assert float(own) == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(ValueError, match="2 numbers for 3 classes"):
+        spec = ImageSpec((3, 64, 64), ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3)
+        Segmentation(class_weights=[1.0, 2.0]).build_head(
+            outputs(resnet9(8, dense=True), torch.rand(1, 3, 64, 64)), spec
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"head": "unett"}, "dataset.task.head=unett: nearest: unet"),
+        ({"head": "mask"}, "one of linear, unet, deeplab"),
+        ({"dice": -1.0}, "a weight, at least 0"),
+        ({"class_weights": [-1.0, 1.0]}, "a weight per class, at least 0"),
+    ],
+)
+def test_options_that_are_none(options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Segmentation(**options)

@@ -68,10 +68,11 @@ class Retinanet(Task):
                 "them"
             )
         size = spec.input_shape[1:]
-        anchors = self._anchors(spec, len(features.kept) + ADDED)
+        anchors = self.anchors_for(spec, len(features.kept) + ADDED)
         return RetinaNet(features, size, spec.num_classes, self.width, anchors)
 
-    def _anchors(self, spec: Any, levels: int) -> Anchors:
+    def anchors_for(self, spec: Any, levels: int) -> Anchors:
+        """Of so many levels, as `anchors` says."""
         return Anchors.of(spec.boxes, levels) if self.anchors == "data" else Anchors.usual(levels)
 
     def loss(self, outputs: Predicted, batch: Batch) -> Loss:
@@ -164,7 +165,7 @@ class DetectionMetrics:
 
     @property
     def _anchors(self) -> Anchors:
-        return self.task._anchors(self.spec, 5)
+        return self.task.anchors_for(self.spec, 5)
 
     def show(self, stream: Any) -> Mapping[str, Summary]:
         names, own = self.spec.class_names, self._precision

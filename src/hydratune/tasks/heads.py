@@ -81,6 +81,21 @@ class UNet(nn.Module):
         return self.last(x)
 
 
+class _WholeImage(nn.Module):
+    """What the whole image has, at every place. BatchNorm could not train on one value a channel, as a batch of one has
+    here.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm = nn.GroupNorm(8 if outputs % 8 == 0 else 1, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.relu(self.norm(self.conv(x.mean((2, 3), keepdim=True))))
+        return pooled.expand(-1, -1, *x.shape[2:])
+
+
 class DeepLab(nn.Module):
     """Levels -> [B, K, h, w] at the finest level (DeepLabV3+, arXiv 1802.02611): pooling at several rates on the
     coarsest level, joined with details of the finest. The body keeps its strides, so that the rates are small ones.
@@ -91,6 +106,7 @@ class DeepLab(nn.Module):
         from torchvision.models.segmentation.deeplabv3 import ASPP
 
         self.pyramid = ASPP(channels[-1], [2, 4, 6], width)
+        self.pyramid.convs[-1] = _WholeImage(channels[-1], width)
         self.details = nn.Sequential(nn.Conv2d(channels[0], 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(True))
         self.joined = _Convolutions(width + 48, width)
         self.last = nn.Conv2d(width, outputs, 1)

@@ -61,6 +61,17 @@ class Anchors(NamedTuple):
         found = tuple(round(r, 2) for r in spread)
         return Anchors(tuple(tuple(round(base * 2**i * s, 1) for s in SCALES) for i in range(levels)), found)
 
+    def placed(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """[A, 4] at every place of levels [B, C, h, w] of images of that size (H, W): row by row, at each place all
+        sizes of the first ratio before those of the next.
+        """
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.image_list import ImageList
+
+        generator = AnchorGenerator(self.sizes[: len(maps)], (self.ratios,) * len(maps))
+        (every,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), list(maps))
+        return every
+
     def share_matched(self, boxes: Sequence[tuple[float, float]]) -> float:
         """Of the boxes (width, height) those that one of them fits, were it in the right place."""
         sides = torch.tensor(boxes, dtype=torch.float64)
@@ -75,8 +86,6 @@ class RetinaNet(nn.Module):
     """Levels -> Predicted. size: (H, W) of the images."""
 
     def __init__(self, features: Levels, size: tuple[int, int], classes: int, width: int, anchors: Anchors) -> None:
-        from torchvision.models.detection.anchor_utils import AnchorGenerator
-        from torchvision.models.detection.image_list import ImageList
         from torchvision.models.detection.retinanet import RetinaNetHead
         from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
@@ -86,10 +95,8 @@ class RetinaNet(nn.Module):
         self.predict = RetinaNetHead(width, len(SCALES) * len(anchors.ratios), classes)
         with torch.no_grad():
             maps = list(self.pyramid({str(i): f.float() for i, f in enumerate(own)}).values())
-        generator = AnchorGenerator(anchors.sizes[: len(maps)], (anchors.ratios,) * len(maps))
-        (every,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), maps)
         self.anchors: Tensor
-        self.register_buffer("anchors", every, persistent=False)
+        self.register_buffer("anchors", anchors.placed(maps, size), persistent=False)
 
     def forward(self, features: Levels) -> Predicted:
         maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept)}).values())
