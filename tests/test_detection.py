@@ -615,6 +615,16 @@ def test_predictions_are_csv_too(tmp_path: Path) -> None:
     with (tmp_path / "predicted/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and all(len(json.loads(row["boxes"])) == int(row["count"]) for row in rows)
+    asked = hydratune(
+        "stage=predict", "init_from=run", "inputs=boxes/images", "format=coco", "hydra.run.dir=coco", cwd=tmp_path
+    )
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads((tmp_path / "coco/predictions.json").read_text())
+    assert [c["name"] for c in found["categories"]] == ["red", "blue"] and len(found["images"]) == 18
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/train.json").write_text(json.dumps(found))
+    (tmp_path / "boxes/images").rename(tmp_path / "again/images")
+    assert sum(len(own.boxes) for own in coco(tmp_path / "again").parts["train"]) == len(found["annotations"])
 
 
 def test_objects_of_a_crop_are_what_is_left_of_them() -> None:

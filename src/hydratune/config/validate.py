@@ -63,7 +63,7 @@ def validate(job: Job) -> None:
 # ---- the stages that use what was trained
 
 USES = {"inputs": ("predict",), "format": ("predict", "export")}
-FORMATS = {"predict": ("csv", "jsonl", "parquet"), "export": ("onnx", "torch_export", "safetensors")}
+FORMATS = {"predict": ("csv", "jsonl", "parquet", "coco"), "export": ("onnx", "torch_export", "safetensors")}
 OWN_SPLIT = "dataset:"  # inputs=dataset:test, samples of the data set itself
 
 

@@ -33,6 +33,8 @@ def predict_job(job: Job, screen: Screen) -> Answered:
     with trained(job) as used, ExitStack() as stack:
         source, items, split = _asked_of(used)
         source.check_views(job.config.views)
+        if job.config.format == "coco" and used.task.kind != "boxes":
+            raise ValueError(f"format=coco: is of boxes, and this network answers {used.task.kind}; csv or jsonl")
         run = stack.enter_context(opened(job, used))
         show_used(screen, run, used)
         form, resumed = job.config.format or "csv", job.config.resume is not None
@@ -41,7 +43,7 @@ def predict_job(job: Job, screen: Screen) -> Answered:
             screen.line(f"{table.done:,} of {len(items):,} inputs are done already")
         with screen.progress("predict", table.done, len(items)) as line, signals.held():
             _predict(used, source, items, split, table, line)
-        path = table.finished()
+        path = table.finished(used.spec.class_names)
         ended = {"status": "complete", "ended": report.now(), "seconds": run.seconds}
         run.update(**ended, step=len(items))
         _show(screen, run, table, path, len(items))

@@ -1,4 +1,4 @@
-"""A table that is written row by row, and goes on after a kill where it was: CSV, JSON lines, or Parquet."""
+"""A table that is written row by row, and goes on after a kill where it was: CSV, JSON lines, Parquet, COCO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from hydratune.record.run import write_json
 PROGRESS = "progress.json"
 UNREADABLE = "unreadable.txt"
 EVERY = 1.0  # seconds between two times at which what is written is sure
+CONVERTED = {"parquet": ".parquet", "coco": ".json"}  # in the end, from JSON lines
 ANSWERS = ("class", "labels")  # columns whose values are counted
 
 
@@ -25,7 +26,7 @@ class Table:
     """`predictions.csv` or its like in a directory. Rows are sure once `flush` has been called."""
 
     def __init__(self, directory: Path, form: str, known: Mapping[str, Any]) -> None:
-        """form: csv, jsonl or parquet (JSON lines that are converted in the end). known: as PROGRESS has it."""
+        """form: csv or jsonl; parquet and coco are JSON lines that are converted in the end. known: as PROGRESS has it."""
         self.directory, self.form = directory, form
         self.done: int = known.get("done", 0)
         self.columns: list[str] = list(known.get("columns", ()))
@@ -118,20 +119,41 @@ class Table:
         write_json(self.directory / PROGRESS, {**known, "faults": self.faults, "counts": dict(self.counts)})
         self._sure = time.perf_counter()
 
-    def finished(self) -> Path:
-        """The whole table."""
+    def finished(self, classes: Sequence[str] = ()) -> Path:
+        """The whole table. classes: of boxes, whose numbers COCO's categories are."""
         self.flush()
         self._file.close()
         if self.faults:
             (self.directory / UNREADABLE).write_text("".join(f"{fault}\n" for fault in self.faults))
-        if self.form != "parquet":
+        if self.form not in CONVERTED:
             return self._path
-        arrow = _pyarrow()
         rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-        path = self._path.with_suffix(".parquet")
-        arrow.write_table(_arrow_table(rows), path)
+        path = self._path.with_suffix(CONVERTED[self.form])
+        if self.form == "parquet":
+            _pyarrow().write_table(_arrow_table(rows), path)
+        else:
+            write_json(path, as_coco(rows, classes))
         self._path.unlink()
         return path
+
+
+def as_coco(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Predicted boxes as COCO writes down annotations, each with its score; categories count from 1."""
+    numbers = {name: i for i, name in enumerate(classes, start=1)}
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for image, row in enumerate(rows, start=1):
+        images.append({"id": image, "file_name": next(iter(row.values()))})
+        for own in row["boxes"]:
+            found = {
+                "image_id": image,
+                "category_id": numbers[own["class"]],
+                "bbox": own["bbox"],
+                "score": own["score"],
+            }
+            boxes.append({"id": len(boxes) + 1, **found, "area": own["bbox"][2] * own["bbox"][3], "iscrowd": 0})
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {"images": images, "annotations": boxes, "categories": categories}
 
 
 def _cell(value: Any) -> str:
