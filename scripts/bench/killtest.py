@@ -1,11 +1,12 @@
 """Real processes, killed with SIGKILL at random moments and started again, until they end where they should have.
 
-    python scripts/bench/killtest.py [--kills 200] [--seed 0] [--world 2]
+    python scripts/bench/killtest.py [--kills 200] [--seed 0] [--world 2] [--only detection]
 
 Tiny networks with BatchNorm and dropout, augmentation, averaged weights, AdamW; every freezing strategy; images in
-memory and decoded by two workers; one process or two. Each variant is hit ten times on its way, ended, and compared
-with the same run that nobody touched: weights, moments, averages, metrics, TensorBoard. Where a kill has hit is read
-off the stack that the process writes just before.
+memory and decoded by two workers; one process or two. `--only detection` or `segmentation` does the same to a
+RetinaNet, and to a U-Net with two losses, while everything trains. Each variant is hit ten times on its way, ended, and
+compared with the same run that nobody touched: weights, moments, averages, metrics, TensorBoard. Where a kill has hit
+is read off the stack that the process writes just before.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+from tests.boxes import coco_home  # noqa: E402
 from tests.faults.harness import NET, TORCHRUN, differences, environment, kill_all  # noqa: E402
+from tests.test_segmentation import scenes  # noqa: E402
 
 STRATEGIES = {
     "none": [], "head_only": [], "last_groups": [], "first_groups": [], "surgical": ["freeze.first=stem"],
@@ -63,6 +66,16 @@ def variants(world: int) -> list[tuple[str, list[str], int]]:
     return every
 
 
+DENSE = ["stage=finetune", "init_from=null", "model=resnet9_w16", "model.width=8", "dataset.size=64", "batch_size=8",
+         "optimizer=adamw", "freeze=none", "epochs=6", "engine.accumulate=2", "engine.ema=0.9", "engine.eval_every=5",
+         "engine.save_every=3", "dataset.augment.flip=true", "dataset.augment.crop_padding=4"]  # fmt: skip
+SCENES = {
+    "detection": [*DENSE, "dataset=coco", "dataset.root=BOXES", "dataset.task.width=16"],
+    "segmentation": [*DENSE, "dataset=image_masks", "dataset.root=SCENES", "dataset.task.head=unet",
+                     "dataset.task.dice=1"],
+}  # fmt: skip
+
+
 def images(home: Path) -> None:
     from PIL import Image
 
@@ -81,7 +94,8 @@ class Runner:
 
     def start(self, options: list[str], directory: Path, world: int) -> subprocess.Popen[bytes]:
         launcher = TORCHRUN if world > 1 else []
-        arguments = [o.replace("IMAGES", str(self.home / "images")) for o in options]
+        homes = {"IMAGES": "images", "BOXES": "boxes", "SCENES": "scenes"}
+        arguments = [next((o.replace(n, str(self.home / p)) for n, p in homes.items() if n in o), o) for o in options]
         return subprocess.Popen(
             [sys.executable, *launcher, str(self.home / "stub.py"), str(self.home / "stack"), *arguments,
              f"hydra.run.dir={directory}", "resume=auto", "test=true"],
@@ -122,6 +136,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", type=int, default=2)
+    parser.add_argument("--only", choices=list(SCENES))
     options = parser.parse_args()
     chance = random.Random(options.seed)
     console = Console(width=120)
@@ -130,6 +145,10 @@ def main() -> int:
         images(runner.home / "images")
         wrong: list[str] = []
         done = variants(options.world)
+        if options.only:
+            coco_home(runner.home / "boxes", count=40)
+            scenes(runner.home, count=40)
+            done = [(options.only, SCENES[options.only], 1)]
         chance.shuffle(done)
         rounds = 0
         while runner.hit < options.kills:

@@ -26,7 +26,7 @@ class Table:
     """`predictions.csv` or its like in a directory. Rows are sure once `flush` has been called."""
 
     def __init__(self, directory: Path, form: str, known: Mapping[str, Any]) -> None:
-        """form: csv or jsonl; parquet and coco are JSON lines that are converted in the end. known: as PROGRESS has it."""
+        """form: csv, jsonl; parquet and coco are JSON lines, converted in the end. known: as PROGRESS has it."""
         self.directory, self.form = directory, form
         self.done: int = known.get("done", 0)
         self.columns: list[str] = list(known.get("columns", ()))
