@@ -212,3 +212,19 @@ def test_networks_between_start_and_end_are_rows_of_the_leaderboard(tmp_path: Pa
         patch.chdir(tmp_path)
         found = library.run(["stage=evaluate", "init_from=sweep/interpolated-0.5", "name=half"], quiet=True).metrics
     assert found["val_accuracy"] == made["0.5"]["metrics"]["val_accuracy"]
+
+
+def test_a_long_list_is_shown_in_columns(tmp_path: Path) -> None:
+    """Two thousand runs in seconds: rich would take most of them for its lines."""
+    told = {"status": "complete", "stage": "pretrain", "metrics": {"val_accuracy": 0.5}, "monitor": "accuracy"}
+    for i in range(400):
+        own = tmp_path / "outputs" / "pretrain" / f"run{i:03d}"
+        own.mkdir(parents=True)
+        (own / "run.json").write_text(json.dumps(told))
+    done = runs(cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if "run" in line and "complete" in line]) == 400
+    assert lines[-1].startswith("400 runs and sweeps")
+    place = lines[1].index("directory")
+    assert all(line[place - 2 : place] == "  " and line[place] != " " for line in lines[2:-1])

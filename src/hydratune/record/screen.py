@@ -14,6 +14,8 @@ from rich.table import Table
 
 from hydratune.core.markdown import as_shown
 
+LONG = 300  # rows of a table that are shown without lines
+
 
 class Screen:
     """The terminal. Where the output is no terminal, a plain line per evaluation instead of a live one."""
@@ -29,12 +31,23 @@ class Screen:
         self.console.print(as_shown(text), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        shown = [[as_shown(str(cell)) for cell in row] for row in rows]
+        if len(shown) > LONG:
+            self._columns(title, columns, shown)
+            return
         table = Table(title=as_shown(title), title_justify="left", title_style="bold", header_style="bold")
         for i, column in enumerate(columns):
             table.add_column(as_shown(column), justify="left" if i == 0 else "default", overflow="fold")
-        for row in rows:
-            table.add_row(*(as_shown(str(cell)) for cell in row))
+        for row in shown:
+            table.add_row(*row)
         self.console.print(table)
+
+    def _columns(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A long table without lines: rich would take seconds for it."""
+        every = [list(map(as_shown, columns)), *rows]
+        widths = [max(map(len, cells)) for cells in zip(*every, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in every]
+        self.console.out(as_shown(title), *lines, sep="\n", highlight=False)
 
     def progress(self, label: str, first: int, total: int) -> LiveLine:
         return LiveLine(self, label, first, total)
