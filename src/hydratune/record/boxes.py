@@ -39,7 +39,7 @@ def drawn(
             colour = tuple(colours[k])
             said = names[label] if scores is None else f"{names[label]} {float(scores[k]):.2f}"
             pen.rectangle(box, outline=colour, width=1 if truth else 2)
-            pen.text((box[0] + 2, box[1] + 1), said, colour, font_size=10, stroke_width=1, stroke_fill="black")
+            pen.text((box[0] + 3, box[1] + 1), said, "white", font_size=10, stroke_width=2, stroke_fill=colour)
         left, top = i % columns * (width + 4), i // columns * (height + header + 2)
         sheet.paste(picture, (left, top + header))
         if captions:
