@@ -627,6 +627,19 @@ def test_predictions_are_csv_too(tmp_path: Path) -> None:
     assert sum(len(own.boxes) for own in coco(tmp_path / "again").parts["train"]) == len(found["annotations"])
 
 
+def test_a_detector_is_exported(tmp_path: Path) -> None:
+    coco_home(tmp_path / "boxes", count=6)
+    done = hydratune(*RUN, "steps=2", "hydra.run.dir=run", "test=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = hydratune("stage=export", "init_from=run", "format=torch_export", "hydra.run.dir=out", cwd=tmp_path)
+    assert made.returncode == 0, made.stdout + made.stderr
+    described = json.loads((tmp_path / "out/model.json").read_text())
+    assert described["outputs"] == ["scores", "boxes"] and described["answers"] == ["red", "blue"]
+    scores, found = torch.export.load(tmp_path / "out/model.pt2").module()(torch.zeros(2, 3, 64, 64))
+    assert scores.shape[::2] == (2, 2) and found.shape == (*scores.shape[:2], 4)
+    assert bool(((scores >= 0) & (scores <= 1)).all())
+
+
 def test_objects_of_a_crop_are_what_is_left_of_them() -> None:
     from hydratune.data.images.annotations import Annotated
 

@@ -102,6 +102,10 @@ class Task(ABC):
         """Of each sample of a batch."""
         raise ValueError(f"dataset.task: {type(self).__name__} does not say what its predictions are")
 
+    def exported(self, outputs: Any) -> dict[str, Tensor]:
+        """What other programs get of what the head gives, by name."""
+        return {"outputs": outputs}
+
     def answers(self, spec: Spec) -> Sequence[str]:
         """What the outputs of its head stand for, in their order; empty where they have no names."""
         return spec.class_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hydratune.config.job import Job
 from hydratune.core.spec_json import spec_as_json
 from hydratune.experiment import report
 from hydratune.experiment.finish import Result
-from hydratune.experiment.module import Whole
+from hydratune.experiment.module import Exported, Whole
 from hydratune.experiment.trained import Trained, trained
 from hydratune.experiment.usage import opened, show_used
 from hydratune.record.run import write_json
@@ -34,9 +34,11 @@ def export_job(job: Job, screen: Screen) -> Result:
     with trained(job) as used, opened(job, used) as run:
         show_used(screen, run, used)
         used.network.to(torch.device("cpu"), torch.contiguous_format)  # other programs bring their own
-        whole = Whole(used.network, used.maker).eval()
+        whole = Exported(Whole(used.network, used.maker), used.task).eval()
         inputs = used.maker.example_inputs(SAMPLES)
-        described = description(used, list(inputs))
+        with torch.no_grad():
+            names = list(used.task.exported(whole.whole(*inputs.values())))
+        described = description(used, list(inputs), names)
         path = job.directory / f"model{suffix}"
         difference = write(whole, inputs, path, described, used)
         if not difference <= TOLERANCE:
@@ -53,13 +55,14 @@ def export_job(job: Job, screen: Screen) -> Result:
         return Result(job.directory, float("nan"), run.record)
 
 
-def description(used: Trained, names: list[str]) -> dict[str, Any]:
+def description(used: Trained, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
     """What whoever runs the file must know: what it is given, how that is made, what it answers."""
     spec = spec_as_json(used.spec) or {}
     return {
         "task": used.task.kind,
         "answers": list(used.task.answers(used.spec)),
-        "inputs": names,
+        "inputs": inputs,
+        "outputs": outputs,
         "preprocess": {**used.maker.made_how(), **{k: v for k, v in spec.items() if k != "class_names"}},
         "metrics": dict(used.record.metrics or {}),
         "init_from": used.job.config.init_from,
@@ -68,10 +71,10 @@ def description(used: Trained, names: list[str]) -> dict[str, Any]:
 
 Tensors = Mapping[str, Tensor]
 Described = dict[str, Any]
-Writer = Callable[[Whole, Tensors, Path, Described, Trained], float]
+Writer = Callable[[Exported, Tensors, Path, Described, Trained], float]
 
 
-def _onnx(whole: Whole, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
+def _onnx(whole: Exported, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
     """Opset 18, any number of samples; checked by onnxruntime."""
     import onnx
     import onnxruntime
@@ -79,8 +82,8 @@ def _onnx(whole: Whole, inputs: Tensors, path: Path, described: Described, used:
     with warnings.catch_warnings():  # of names for dimensions that several tensors share
         warnings.filterwarnings("ignore", message=".*axis name.*")
         program = torch.onnx.export(
-            whole, tuple(inputs.values()), input_names=list(inputs), output_names=["outputs"], opset_version=OPSET,
-            dynamic_shapes=(_dynamic(inputs, used),), dynamo=True, verbose=False,
+            whole, tuple(inputs.values()), input_names=list(inputs), output_names=described["outputs"],
+            dynamic_shapes=(_dynamic(inputs, used),), opset_version=OPSET, dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None
     program.save(str(path), external_data=False)
@@ -92,11 +95,13 @@ def _onnx(whole: Whole, inputs: Tensors, path: Path, described: Described, used:
     return _difference(
         whole,
         inputs,
-        lambda given: torch.from_numpy(session.run(None, {name: tensor.numpy() for name, tensor in given.items()})[0]),
+        lambda given: [
+            torch.from_numpy(array) for array in session.run(None, {name: t.numpy() for name, t in given.items()})
+        ],
     )
 
 
-def _torch_export(whole: Whole, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
+def _torch_export(whole: Exported, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
     """A program of torch.export, with its description in it."""
     program = torch.export.export(whole, tuple(inputs.values()), dynamic_shapes=(_dynamic(inputs, used),))
     program.example_inputs = None  # which would be pickled
@@ -105,7 +110,7 @@ def _torch_export(whole: Whole, inputs: Tensors, path: Path, described: Describe
     return _difference(whole, inputs, lambda given: read(*given.values()))
 
 
-def _safetensors(whole: Whole, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
+def _safetensors(whole: Exported, inputs: Tensors, path: Path, described: Described, used: Trained) -> float:
     """The tensors by the names of the model that they are of, low-rank updates merged in."""
     from safetensors.torch import load_file, save_file
 
@@ -132,15 +137,19 @@ def _dynamic(inputs: Tensors, used: Trained) -> tuple[dict[int, Any], ...]:
     return tuple({0: batch, 1: length} if t.ndim == 2 else {0: batch} for t in inputs.values())
 
 
-def _difference(whole: Whole, inputs: Tensors, run: Callable[[Tensors], Tensor]) -> float:
-    """The largest of an output, over the samples together and one of them alone."""
+def _difference(whole: Exported, inputs: Tensors, run: Callable[[Tensors], Sequence[Tensor]]) -> float:
+    """The largest of an output, over the samples together and one of them alone; relative, where it is above 1."""
     largest = 0.0
     for count in (SAMPLES, 1):
         given = {name: tensor[:count].contiguous() for name, tensor in inputs.items()}
         with torch.no_grad():
-            wanted = whole(*given.values())
-            largest = max(largest, float((run(given) - wanted).abs().max()))
+            for own, wanted in zip(_several(run(given)), _several(whole(*given.values())), strict=True):
+                largest = max(largest, float(((own - wanted).abs() / wanted.abs().clamp_min(1)).max()))
     return largest
+
+
+def _several(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else outputs
 
 
 def _need(form: str) -> None:

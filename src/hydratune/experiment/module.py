@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hydratune.core.task import Task
 from hydratune.core.types import Features
 from hydratune.data.dataset import Dataset
 from hydratune.models.network import Network
@@ -24,3 +25,15 @@ class Whole(nn.Module):
         for group in self.groups.values():
             features = group(features)
         return features
+
+
+class Exported(nn.Module):
+    """The same as other programs have it: tensors alone, by the names that the task gives them."""
+
+    def __init__(self, whole: Whole, task: Task) -> None:
+        super().__init__()
+        self.whole, self._task = whole, task
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = tuple(self._task.exported(self.whole(*inputs)).values())
+        return found[0] if len(found) == 1 else found

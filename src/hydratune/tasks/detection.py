@@ -18,7 +18,16 @@ from hydratune.data.images.frame import Frame
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import boxes
 from hydratune.tasks.average_precision import SIZES, average_precision, check_installed
-from hydratune.tasks.retinanet import ADDED, FIRST_STRIDE, Anchors, Predicted, RetinaNet, detections, retinanet_loss
+from hydratune.tasks.retinanet import (
+    ADDED,
+    FIRST_STRIDE,
+    Anchors,
+    Predicted,
+    RetinaNet,
+    decoded,
+    detections,
+    retinanet_loss,
+)
 
 MONITORS = ("map", "map50", "map75")
 ANCHORS = ("data", "coco")
@@ -90,6 +99,12 @@ class Retinanet(Task):
             back = frame.boxes_back(own[:, :4].double(), width, height)
             result.append(torch.cat([back, own[:, 4:].double()], 1).cpu())
         return result
+
+    def exported(self, outputs: Predicted) -> dict[str, Tensor]:
+        """Of each anchor the probability of each class [A, K], and a box [A, 4]: left, top, right, bottom in pixels of
+        what the network sees. Which of them are one thing (non-maximum suppression) is left to the program.
+        """
+        return {"scores": outputs.scores.float().sigmoid(), "boxes": decoded(outputs.boxes.float(), outputs.anchors)}
 
     def predict(self, forward: Callable[[Features], Any], views: Sequence[Batch], asked: Asked) -> list[dict[str, Any]]:
         """How many boxes there are of what, and each with its corner, sides (pixels of the picture) and score."""

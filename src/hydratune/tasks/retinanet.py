@@ -101,7 +101,7 @@ class RetinaNet(nn.Module):
     def forward(self, features: Levels) -> Predicted:
         maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept)}).values())
         found = self.predict(maps)
-        anchors = self.anchors.expand(len(found["cls_logits"]), -1, -1)
+        anchors = self.anchors.expand(found["cls_logits"].shape[0], -1, -1)
         return Predicted(found["cls_logits"], found["bbox_regression"], anchors)
 
 
