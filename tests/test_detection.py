@@ -575,7 +575,8 @@ def test_a_sweep_of_strategies_is_what_each_job_is_alone(tmp_path: Path) -> None
         )  # fmt: skip
         assert alone.returncode == 0, alone.stderr
         assert record(tmp_path / strategy)["checkpoint"] == own["checkpoint"], strategy
-        assert record(tmp_path / strategy)["metrics"] == own["metrics"], strategy
+        found = record(tmp_path / strategy)["metrics"]  # the test too, which in a sweep is the winner's alone
+        assert all(found[key] == value for key, value in own["metrics"].items() if key.startswith("val_")), strategy
 
 
 @pytest.mark.slow

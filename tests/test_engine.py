@@ -416,5 +416,11 @@ def test_bit_s_rule(samples: int, steps: int, warmup: int, drops: list[int]) -> 
         assert schedule.factor(drop - 1, steps) == pytest.approx(0.1 ** (number - 1))
 
 
+def test_bit_s_rule_is_scaled_to_the_steps_that_are_typed() -> None:
+    factors = [BitHyperRule().factor(step, 50) for step in range(50)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[19:21] == pytest.approx([1.0, 0.1]) and factors[39:41] == pytest.approx([0.01, 0.001])
+
+
 def test_other_schedules_leave_the_length_to_the_user() -> None:
     assert Cosine().num_steps(10) is None and Constant().num_steps(10**6) is None

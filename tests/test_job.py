@@ -110,6 +110,14 @@ def test_test_split_is_read_once_and_never_in_a_sweep(
     assert "test" not in seen and "test_accuracy" not in record(result.directory)["metrics"]
 
 
+# What else makes them small; no test downloads anything
+SMALLER = {
+    "bit_flowers5": ["model.weights=null", "dataset.size=64"],
+    "camvid_unet": ["dataset.size=[48,64]"],
+    "bccd_retinanet": ["dataset.size=96"],
+}
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_two_steps_of_each_experiment(experiment: str, tmp_path: Path) -> None:
     """Every shipped recipe composes, builds its network and data, and trains; real data where it needs some."""
@@ -127,6 +135,7 @@ def test_two_steps_of_each_experiment(experiment: str, tmp_path: Path) -> None:
         "runtime.precision=fp32",
         "test=false",
     ]
+    few += SMALLER.get(experiment, [])
     if "shapes" in text:
         few += ["dataset.train=100", "dataset.val=100", "pretrain.dataset.train=100", "pretrain.dataset.val=100"]
     job = make_job([f"experiment={experiment}", *few], tmp_path, sweep=True)

@@ -92,7 +92,7 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
-        return nn.functional.dropout(x, 0.5, self.training)
+        return x * 2 if self.training else x
 
 
 class Skipping(Branching):
@@ -107,6 +107,30 @@ class Skipping(Branching):
 def test_what_a_trace_would_change_stays_whole() -> None:
     model = Branching()
     assert divided(model, torch.rand(1, 4)) == [("body", model)]
+
+
+class Dropping(Branching):
+    """Dropout as a function, which a trace of one mode would keep on or off for good."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+@torch.no_grad()
+def test_dropout_as_a_function_still_knows_whether_it_trains() -> None:
+    model, x = Dropping(), torch.rand(64, 4)
+    groups = divided(model, x[:1])
+    assert len(groups) == 3
+    features = x
+    for _, module in groups:
+        features = module.train()(features)
+    share = float((features == 0).float().mean())
+    assert 0.3 < share < 0.7
+    features = x
+    for _, module in groups:
+        features = module.eval()(features)
+    assert torch.equal(features, model.eval()(x))
 
 
 @torch.no_grad()
@@ -137,6 +161,15 @@ def test_levels_are_measured(name: str, strides: list[int]) -> None:
         features = module.eval()(features)
     assert isinstance(features, Levels) and [224 // level.shape[2] for level in features.kept] == strides
     assert all(level.shape[2] == level.shape[3] for level in features.kept)
+
+
+@torch.no_grad()
+def test_levels_of_small_images_are_known_too() -> None:
+    """At 48 px the coarsest map is of 2 x 2: 24 to 1, rounded up from 1.5."""
+    features: Any = torch.rand(1, 3, 48, 64)
+    for _, module in timm_model("tf_efficientnet_lite0", input_shape=(3, 48, 64), dense=True).groups:
+        features = module.eval()(features)
+    assert [list(level.shape[2:]) for level in features.kept] == [[24, 32], [12, 16], [6, 8], [3, 4], [2, 2]]
 
 
 def test_a_model_without_levels_is_refused_for_a_dense_task() -> None:

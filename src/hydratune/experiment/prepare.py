@@ -165,8 +165,7 @@ def prepare_job(job: Job, network: Network, steps_per_epoch: int, samples: int) 
     resumed, known = _resumable(job), RunRecord.read(job.directory)
     base = network.state_dict()
     network = _adapted(network, training.freeze, config.seed)
-    asked = config.steps or (config.epochs or 0) * steps_per_epoch
-    num_steps = training.schedule.num_steps(samples) or asked
+    num_steps = config.steps or training.schedule.num_steps(samples) or (config.epochs or 0) * steps_per_epoch
     phases = planned_phases(training.freeze, network.groups, num_steps, config.norm)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
     return PreparedJob(job, network, base, training, phases, snapshot, known)

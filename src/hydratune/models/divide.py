@@ -68,9 +68,8 @@ def _divided(
     """Empty where it is not what the whole model is."""
     root = _Whole(model)
     kept = tuple(f"model.{path}" for path in _kept(model))
-    graph = _Tracer(kept, tuple(notrace)).trace(root)
-    root.train()
-    if str(_Tracer(kept, tuple(notrace)).trace(root)) != str(graph):
+    graph = _traced(root, kept, notrace)
+    if str(_traced(root.train(), kept, notrace)) != str(graph):
         return []  # its own code asks whether it trains, which a trace would settle for good
     root.eval()
     pieces = list(_pieces(graph, root))
@@ -87,6 +86,17 @@ def _divided(
         modules = [_module(group, root) for group in groups]
     names = [_name(group, root) for group in groups]
     return list(zip(names, modules, strict=True)) if len(groups) > 1 and len(set(names)) == len(names) else []
+
+
+def _traced(root: _Whole, kept: tuple[str, ...], notrace: Sequence[Callable[..., object]]) -> fx.Graph:
+    """With modules for the function dropout, which know themselves whether they train."""
+    graph = _Tracer(kept, tuple(notrace)).trace(root)
+    for number, node in enumerate(graph.nodes):
+        if node.op == "call_function" and node.target is nn.functional.dropout:
+            given = dict(zip(("input", "p"), node.args, strict=False)) | node.kwargs
+            root.add_module(f"dropout{number}", nn.Dropout(float(given.get("p", 0.5))))
+            node.op, node.target, node.args, node.kwargs = "call_module", f"dropout{number}", (given["input"],), {}
+    return graph
 
 
 def _ended(groups: Sequence[list[_Piece]], until: str) -> list[list[_Piece]]:

@@ -20,7 +20,10 @@ class Schedule(ABC):
         self.warmup_steps = warmup_steps
 
     def num_steps(self, samples: int) -> int | None:
-        """How long to train on so many samples, where the schedule says so itself; None: as `epochs` or `steps` do."""
+        """How long to train on so many samples, where the schedule says so itself; `steps` that are typed come first.
+
+        None: as `epochs` says.
+        """
         return None
 
     @abstractmethod
@@ -86,7 +89,8 @@ class MultiStep(Schedule):
 class BitHyperRule(Schedule):
     """BiT's rule for fine-tuning (arXiv 1912.11370, section 3.3): length, warm-up and drops by the number of images.
 
-    Below 20,000: 500 steps; below 500,000: 10,000; else 20,000. `epochs` and `steps` are not looked at.
+    Below 20,000: 500 steps; below 500,000: 10,000; else 20,000, whatever `epochs` says. With another number of `steps`
+    all of it is scaled to them.
     """
 
     def __init__(self) -> None:
@@ -99,5 +103,7 @@ class BitHyperRule(Schedule):
         raise AssertionError("its steps are absolute ones")
 
     def factor(self, step: int, num_steps: int) -> float:
-        warmup, drops = BIT[num_steps]
-        return (step + 1) / warmup if step < warmup else 0.1 ** sum(step >= drop for drop in drops)
+        rule = num_steps if num_steps in BIT else min(BIT)
+        warmup, drops = BIT[rule]
+        at = (step + 1) * rule / num_steps
+        return at / warmup if at <= warmup else 0.1 ** sum(at > drop for drop in drops)

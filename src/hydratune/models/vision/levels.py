@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -85,8 +86,11 @@ def _resolution(features: Tensor, size: tuple[int, int]) -> tuple[int, bool] | N
     if not isinstance(features, Tensor) or features.ndim != 4:
         return None
     for first, channels_last in ((2, False), (1, True)):
-        stride = round(size[0] / features.shape[first])
-        fits = [-(-length // stride) for length in size] if stride else []
-        if fits == list(features.shape[first : first + 2]):
-            return stride, channels_last
+        ratio = size[0] / features.shape[first]
+        if ratio < 1:
+            continue
+        # of small maps the ratio is no whole number, and mostly near a power of two
+        for stride in (2 ** round(math.log2(ratio)), round(ratio)):
+            if [-(-length // stride) for length in size] == list(features.shape[first : first + 2]):
+                return stride, channels_last
     return None
