@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hydratune.core.batching import rows
 from hydratune.core.loss import Loss
 from hydratune.core.task import Monitor
-from hydratune.core.types import Backbone, Batch
+from hydratune.core.types import Backbone, Batch, ImageSpec
 from hydratune.data.images.augment import Augment
 from hydratune.data.images.detection import VocDetection
 from hydratune.data.stream import Batches, Placement, Rows
@@ -167,16 +167,16 @@ class Unevaluated(Trial):
 
 
 def engine(
-    network: Network, task: Retinanet, streams: Streams, steps: int, frozen: bool, caches: Caches | None
+    network: Network, task: Retinanet, spec: ImageSpec, streams: Streams, steps: int, caches: Caches | None = None
 ) -> float:
     """Seconds a step."""
-    strategy = HeadOnly() if frozen else NoFreeze()
+    strategy = NoFreeze() if caches is None else HeadOnly()
     with tempfile.TemporaryDirectory() as home, Run(Path(home) / "run") as record:
         plan = TrainingPlan(
             strategy.phases(network.groups, steps), SGD(0.001, momentum=0.9), Constant(), Settings(clip=None), 0,
             Monitor("map"),
         )  # fmt: skip
-        trial = Unevaluated(network, plan, task, None, Runtime(precision="fp32"), record)  # type: ignore[arg-type]
+        trial = Unevaluated(network, plan, task, spec, Runtime(precision="fp32"), record)
         began = time.perf_counter()
         train([trial], streams, Cadence(10**9, 10**9, 10**9), Silent(), caches=caches)  # type: ignore[arg-type]
         return (trial.ended - began) / steps
@@ -207,7 +207,7 @@ def step(options: argparse.Namespace, console: Console) -> None:
     ratios, ours, theirs, apart = [], [], [], 0.0
     for turn in range(options.repeats + 1):
         task.seen.clear()
-        own = engine(copy.deepcopy(network), task, Streams(given, given, {}), 50, False, None)  # type: ignore[arg-type]
+        own = engine(copy.deepcopy(network), task, data.spec(), Streams(given, given, {}), 50)  # type: ignore[arg-type]
         other, losses = plain(Theirs(copy.deepcopy(network)), given, 50, False)
         mine = torch.stack(task.seen[:50])
         apart = max(apart, float(((mine - torch.stack(losses)).abs() / torch.stack(losses)).max()))
@@ -237,7 +237,7 @@ def frozen(options: argparse.Namespace, console: Console) -> None:
             phase = HeadOnly().phases(network.groups, steps)
             store = FeatureStore("memory", 2**33, Path(home))
             caches = Caches(frozenset(phase), store, "train", "val")
-            own = engine(copy.deepcopy(network), task, Streams(train_stream, val, {}), steps, True, caches)
+            own = engine(copy.deepcopy(network), task, data.spec(), Streams(train_stream, val, {}), steps, caches)
         every = Given(list(train_stream.batches(0, train_stream.steps_per_epoch)))
         other, _ = plain(Theirs(copy.deepcopy(network)), every, steps, True)
         ratios.append(other / own)
