@@ -382,6 +382,22 @@ def test_texts_are_evaluated_predicted_and_exported(texts: Path, monkeypatch: py
     assert (made.directory / "tokenizer.json").is_file()
 
 
+def test_a_table_with_names_is_read_by_a_network_whose_tables_had_none(tmp_path: Path) -> None:
+    """SST-2's rows begin at once; a user's own table says `text` first, which is no text."""
+    pytest.importorskip("transformers")
+    (tmp_path / "own").mkdir()
+    for part in ("train", "dev", "test"):
+        lines = [f"a {word} film\t{i % 2}" for i, word in enumerate(["dull", "fine"] * 12)]
+        (tmp_path / "own" / f"{part}.tsv").write_text("\n".join(lines) + "\n")
+    line = ["stage=finetune", "dataset=sst2", "dataset.path=own", "model=bert_tiny", "init_from=null", "steps=2"]
+    done = hydratune(*line, "name=run", *FIXED, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "named.csv").write_text("text\na fine film\nText\n")
+    asked = hydratune("stage=predict", "init_from=outputs/finetune/run", "inputs=named.csv", "name=p", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert [row["text"] for row in rows(tmp_path / "outputs/predict/p")] == ["a fine film", "Text"]
+
+
 def test_tagged_words_become_entities(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(texts)
     from hydratune.tasks.text import spans

@@ -24,6 +24,7 @@ from hydratune.data.text.tokenizer import Tokenizer
 
 WORD = re.compile(r"\w+|[^\w\s]")  # of a text whose words are tagged
 PLAIN = (".txt", ".md", ".text")
+NAMES = ("text", "texts", "sentence", "sentences", "review", "text1", "text2", "premise", "hypothesis")  # of columns
 
 Text = str | tuple[str, str]
 
@@ -104,9 +105,14 @@ class TextInputs(TextDataset):
                 raise ValueError(f"inputs={path}: pairs of texts come from a table; the lines of this are single ones")
             yield from (line for line in lines_of(read_text(path)) if line.strip())
             return
+        first = True
         for where, values in table_rows(path, self._form, self._columns):
             named = zip(values, self._columns, strict=True)
             texts = [cell(value, f"{name} of {where}") for value, (_, name) in named]
+            if first and not self._form.header and all(text.strip().lower() in NAMES for text in texts):
+                first = False
+                continue  # names, though the tables that it was trained on had none
+            first = False
             yield texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
     # ---- for other programs
