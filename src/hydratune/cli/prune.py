@@ -25,8 +25,9 @@ def prune(root: Path, keep: int, where: Sequence[str], options: Any, screen: Scr
         raise ValueError(f"--keep-best {keep}: at least 0")
     runs = list(listed(root, jobs=True))
     chosen = [run for run in _candidates(runs, keep) if all(condition(one)(run) for one in where)]
-    rows = [(run.directory, run.what, f"{run.metric:.4f}", f"{_heavy(run) / 1e6:,.1f} MB") for run in chosen]
-    total = sum(map(_heavy, chosen)) / 1e6
+    sizes = [_heavy(run) / 1e6 for run in chosen]
+    rows = [(r.directory, r.what, f"{r.metric:.4f}", f"{size:,.1f} MB") for r, size in zip(chosen, sizes, strict=True)]
+    total = sum(sizes)
     if not chosen:
         screen.line("nothing to remove")
         return

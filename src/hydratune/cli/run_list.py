@@ -16,8 +16,8 @@ from hydratune.config.instantiate import nearest
 from hydratune.core.markdown import number
 from hydratune.record.claim import is_claimed
 from hydratune.record.run_record import RUN_JSON, RunRecord
+from hydratune.sweep.rows import SWEEP
 
-SWEEP = "sweep.json"
 KEYS = ("when", "what", "status", "metric", "size", "time", "directory")
 FIELDS = {"size": "bytes", "time": "seconds"}
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MANIFEST = "manifest.json"  # of a checkpoint
-RUN_JSON = "run.json"
+from hydratune.core.paths import MANIFEST, RUN_JSON
 
 
 def found(wanted: str) -> Path:

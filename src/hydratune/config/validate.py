@@ -25,9 +25,7 @@ def validate(job: Job) -> None:
     if config.stage in USING:
         validate_use(job)
         return
-    for key in ("inputs", "format"):
-        if getattr(config, key) is not None:
-            raise ValueError(f"{key}={getattr(config, key)}: belongs to stage={' or '.join(USES[key])}")
+    _refuse_others_keys(config)
     _check_components("", config, job)
     instantiate.check(config.sweep, "sweep", job.trust)
     for name, node in config.evals.items():
@@ -80,9 +78,7 @@ def validate_use(job: Job) -> None:
         raise ValueError(f"init_from={config.init_from}: stage={stage} wants a run, a checkpoint or a file of tensors")
     if not found(config.init_from).exists():
         raise ValueError(f"init_from={config.init_from}: no such run directory, checkpoint or file of tensors")
-    for key, stages in USES.items():
-        if getattr(config, key) is not None and stage not in stages:
-            raise ValueError(f"{key}={getattr(config, key)}: belongs to stage={' or '.join(stages)}")
+    _refuse_others_keys(config)
     if config.format not in (None, *FORMATS.get(stage, ())):
         raise ValueError(f"format={config.format}: {instantiate.nearest(str(config.format), FORMATS[stage])}")
     if not isinstance(config.views, int) or isinstance(config.views, bool) or not 1 <= config.views <= MOST_VIEWS:
@@ -91,6 +87,13 @@ def validate_use(job: Job) -> None:
         _validate_inputs(config.inputs)
     if stage == "export" and config.format is None:
         raise ValueError(f"format: stage=export wants one of {', '.join(FORMATS['export'])}")
+
+
+def _refuse_others_keys(config: JobConfig) -> None:
+    """Raises ValueError for a key that another stage asks for."""
+    for key, stages in USES.items():
+        if getattr(config, key) is not None and config.stage not in stages:
+            raise ValueError(f"{key}={getattr(config, key)}: belongs to stage={' or '.join(stages)}")
 
 
 def _validate_inputs(inputs: object) -> None:

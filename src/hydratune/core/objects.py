@@ -25,6 +25,11 @@ class Objects(NamedTuple):
         return Objects(Ragged(self.boxes.values[kept], lengths), self.sizes)
 
 
+def clipped(boxes: Tensor, width: float, height: float) -> Tensor:
+    """[..., 4] left, top, right, bottom: what of them lies within so many pixels."""
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
+
+
 def owner_of(ragged: Ragged) -> Tensor:
     """[S] the sample that each value belongs to."""
     numbers = torch.arange(len(ragged.lengths), device=ragged.lengths.device)

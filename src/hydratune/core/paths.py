@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+RUN_JSON = "run.json"  # of a run directory
+MANIFEST = "manifest.json"  # of a checkpoint
+
 
 def cache_home() -> Path:
     """$HYDRATUNE_CACHE, or hydratune/ in the user's cache directory."""

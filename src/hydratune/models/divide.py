@@ -154,15 +154,15 @@ def _pieces(graph: fx.Graph, root: nn.Module) -> Iterator[_Piece]:
     place = {node: i for i, node in enumerate(nodes)}
     last = {n: max((place.get(user, len(nodes)) for user in n.users), default=place[n]) for n in nodes}
     (given,) = (n for n in graph.nodes if n.op == "placeholder")
-    until = max((place.get(user, len(nodes)) for user in given.users), default=-1)  # the model's input is used
-    first, farthest = 0, until
+    first = 0
+    until = max((place.get(user, len(nodes)) for user in given.users), default=-1)  # where a value before is used last
     for i, node in enumerate(nodes):
-        # a parameter that is read is no value that goes on: each part reads its own
-        others = max((last[n] for n in nodes[:i] if n.op != "get_attr"), default=-1)
-        if node.op == "call_module" and max(others, farthest) <= i:
+        if node.op == "call_module" and until <= i:
             assert isinstance(node.target, str)
             yield _Piece(nodes[first : i + 1], root.get_submodule(node.target), node.target.removeprefix("model."))
             first = i + 1
+        if node.op != "get_attr":  # a parameter that is read is no value that goes on: each part reads its own
+            until = max(until, last[node])
     if first < len(nodes):  # what follows the last module belongs to it
         yield _Piece(nodes[first:], nn.Identity(), "")
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from torch import Tensor
 
-MANIFEST = "manifest.json"
+from hydratune.core.paths import MANIFEST as MANIFEST
+
 REPLACED = ".replaced"
 PARTS = ("model", "optimizer", "ema", "start")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.config.aliases import upgraded_record
-
-RUN_JSON = "run.json"
+from hydratune.core.paths import RUN_JSON as RUN_JSON
 
 
 @dataclass(frozen=True)

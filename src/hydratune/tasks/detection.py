@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from hydratune.data.images.frame import Frame
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import boxes
 from hydratune.tasks.average_precision import SIZES, average_precision, check_installed
+from hydratune.tasks.choices import check_choice
 from hydratune.tasks.retinanet import (
     ADDED,
     FIRST_STRIDE,
@@ -54,10 +54,7 @@ class Retinanet(Task):
         """
         check_installed()
         for key, value, known in (("monitor", monitor, MONITORS), ("anchors", anchors, ANCHORS)):
-            if value not in known:
-                near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-                nearest = f"nearest: {near[0]}" if near else f"one of {', '.join(known)}"
-                raise ValueError(f"dataset.task.{key}={value}: {nearest}")
+            check_choice(key, value, known)
         if width < 1 or most < 1:
             raise ValueError(f"dataset.task.{'width' if width < 1 else 'most'}={min(width, most)}: at least 1")
         for key, share in (("least", least), ("overlap", overlap)):
@@ -92,7 +89,7 @@ class Retinanet(Task):
 
     def found(self, outputs: Predicted, sizes: Tensor, spec: Any) -> list[Tensor]:
         """Of each image [M, 6]: corners in its own pixels, class, score; sizes: [B, 2] of the pictures."""
-        frame = frame_of(spec)
+        frame = Frame.of_spec(spec)
         result = []
         every = detections(outputs, (frame.height, frame.width), self.least, self.overlap, self.most)
         for own, (width, height) in zip(every, sizes.tolist(), strict=True):
@@ -119,17 +116,12 @@ class Retinanet(Task):
         return rows
 
 
-def frame_of(spec: Any) -> Frame:
-    _, height, width = spec.input_shape
-    return Frame(height, width, spec.fit)
-
-
 class DetectionMetrics:
     """What was found and what there is, in pixels of the pictures; on the CPU, as it is measured there."""
 
     def __init__(self, spec: Any, task: Retinanet) -> None:
         self.spec, self.task = spec, task
-        self._frame = frame_of(spec)
+        self._frame = Frame.of_spec(spec)
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []  # images and their sizes; truth; what was found
 
     def update(self, outputs: Predicted, batch: Batch) -> None:

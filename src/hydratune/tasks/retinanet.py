@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.core.loss import Loss, Term
-from hydratune.core.objects import Objects
+from hydratune.core.objects import Objects, clipped
 from hydratune.core.ragged import inside, side_by_side, starts_of
 from hydratune.core.types import Levels
 
@@ -199,14 +199,13 @@ def detections(
     from torchvision.ops import batched_nms
 
     result = []
-    edge = outputs.boxes.new_tensor([size[1], size[0]] * 2, dtype=torch.float32)
     for logits, shifts, anchors in zip(outputs.scores.float(), outputs.boxes.float(), outputs.anchors, strict=True):
         scores = logits.sigmoid().flatten()
         above = (scores > least).nonzero().flatten()
         order = scores[above].topk(min(candidates * 5, len(above))).indices
         picked = above[order]
         place = picked // logits.shape[1]
-        boxes = decoded(shifts[place], anchors[place].float()).clamp(min=0).minimum(edge)
+        boxes = clipped(decoded(shifts[place], anchors[place].float()), size[1], size[0])
         classes, own = picked % logits.shape[1], scores[picked]
         kept = batched_nms(boxes, own, classes, overlap)[:most]
         result.append(torch.cat([boxes[kept], classes[kept].unsqueeze(1), own[kept].unsqueeze(1)], 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
+from hydratune.tasks.choices import check_choice
 from hydratune.tasks.heads import HEADS, dense_head, first_level
 
 IGNORED = 255  # in the masks of batches, whatever number the files have for it
@@ -49,11 +49,7 @@ class Segmentation(Task):
         if class_weights is not None and not all(0 <= w < math.inf for w in class_weights):
             raise ValueError(f"dataset.task.class_weights={list(class_weights)}: a weight per class, at least 0")
         for key, value, known in (("monitor", monitor, MONITORS), ("head", head, HEADS)):
-            if value not in known:
-                near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-                raise ValueError(
-                    f"dataset.task.{key}={value}: " + (f"nearest: {near[0]}" if near else f"one of {', '.join(known)}")
-                )
+            check_choice(key, value, known)
         self.label_smoothing, self.monitor, self.head, self.dice = label_smoothing, monitor, head, dice
         self.class_weights = None if class_weights is None else tuple(class_weights)
 

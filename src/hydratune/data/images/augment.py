@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydratune.core.objects import Objects, owner_of
+from hydratune.core.objects import Objects, clipped, owner_of
 from hydratune.core.ragged import Ragged
 from hydratune.core.seeding import derive_seed
 from hydratune.data.images.colour import jitter
@@ -164,9 +164,9 @@ class Augment(Mixing):
             boxes = resized_boxes(boxes, own[:, 3:7], self.resized_crop, size)
         if self.trivial:
             boxes = trivial_boxes(boxes, own[:, 15:18], size)
-        clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
-        left, whole = ((b[:, 2:] - b[:, :2]).clamp_min(0).prod(1) for b in (clipped, boxes))
-        values = torch.cat([clipped, objects.boxes.values[:, 4:]], 1)
+        inside = clipped(boxes, width, height)
+        left, whole = ((b[:, 2:] - b[:, :2]).clamp_min(0).prod(1) for b in (inside, boxes))
+        values = torch.cat([inside, objects.boxes.values[:, 4:]], 1)
         moved = Objects(Ragged(values, objects.boxes.lengths), objects.sizes)
         return moved.where((left >= (self.visible or VISIBLE) * whole) & (left > 0))
 

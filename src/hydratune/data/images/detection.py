@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hydratune.core.markdown import as_shown
-from hydratune.core.objects import COLUMNS, Objects
+from hydratune.core.objects import COLUMNS, Objects, clipped
 from hydratune.core.paths import expanded
 from hydratune.core.ragged import Ragged
 from hydratune.core.task import Task
@@ -115,7 +115,7 @@ class DetectionImages(OwnFiles):
         return BoxFiles(self._streamed(name), self._objects(paths), images, self.whence(name))
 
     def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
-        files = FileSplit(paths, labels, self.frame, self.workers, self.white)
+        files = self.decoded_when_read(paths, labels)
         every = files.read(torch.arange(len(files))) if self._room_for(len(paths)) else None
         return BoxFiles(files, self._objects(paths), every)
 
@@ -178,7 +178,7 @@ def objects_of(annotated: Sequence[Annotated], classes: Sequence[str], frame: Fr
         rest = torch.tensor(
             [[numbers[n], float(c)] for n, c in zip(own.names, own.crowds, strict=True)], dtype=torch.float64
         )
-        inside = boxes.clamp(min=0).minimum(boxes.new_tensor([frame.width, frame.height] * 2))
+        inside = clipped(boxes, frame.width, frame.height)
         values = torch.cat([inside, rest.view(-1, 2)], 1)
         values = values[(inside[:, 2:] > inside[:, :2]).all(1)]
         rows.append(values.float())

@@ -93,10 +93,13 @@ class FileImages(DividedImages):
 
     def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
         """Decoded into memory where they fit."""
-        split = FileSplit(paths, labels, self.frame, self.workers, self.white)
+        split = self.decoded_when_read(paths, labels)
         if self._room_for(len(paths)):
             return MemorySplit(_decoded(split), labels)
         return split
+
+    def decoded_when_read(self, paths: Sequence[Path], labels: Tensor, summary: str = "") -> FileSplit:
+        return FileSplit(paths, labels, self.frame, self.workers, self.white, summary)
 
     def strata(self, labels: Tensor) -> Tensor:
         """[N] group of each sample, from each of which a part that is divided off takes its share."""
@@ -224,7 +227,7 @@ class FileImages(DividedImages):
 
     def _streamed(self, name: str) -> FileSplit:
         paths, labels = self._part(name)
-        return FileSplit(paths, labels, self.frame, self.workers, self.white, self.whence(name))
+        return self.decoded_when_read(paths, labels, self.whence(name))
 
     def whence(self, name: str) -> str:
         return "" if name in self._indexed.parts else "divided off train"

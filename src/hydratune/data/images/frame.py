@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hydratune.core.objects import clipped
+from hydratune.core.types import ImageSpec
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -43,10 +46,11 @@ class Frame:
             raise ValueError(f"dataset.fit={fit}: one of {', '.join(FITS)}")
         return Frame(sides[0], sides[1], fit)
 
-    @property
-    def size(self) -> int | list[int]:
-        """As it is typed."""
-        return self.height if self.height == self.width else [self.height, self.width]
+    @staticmethod
+    def of_spec(spec: ImageSpec) -> Frame:
+        """Of the images that a network was trained on."""
+        _, height, width = spec.input_shape
+        return Frame(height, width, spec.fit)
 
     @property
     def bytes(self) -> int:
@@ -94,8 +98,7 @@ class Frame:
     def boxes_back(self, boxes: Tensor, width: int, height: int) -> Tensor:
         """The inverse, clipped to the picture."""
         start, scale, shift = self._map(boxes, width, height)
-        most = boxes.new_tensor([width, height, width, height])
-        return ((boxes - shift) / scale + start).clamp(min=0).minimum(most)
+        return clipped((boxes - shift) / scale + start, width, height)
 
     def _map(self, boxes: Tensor, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
         (left, top, right, bottom), (x, y, end, low) = self.taken(width, height), self.placed(width, height)

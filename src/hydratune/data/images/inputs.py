@@ -39,11 +39,10 @@ class ImageInputs(ImageDataset):
         self, task: Task, augment: Augment, spec: ImageSpec, white: float | None = None, column: str = "image"
     ) -> None:
         super().__init__(task, augment)
-        channels, height, width = spec.input_shape
-        if channels not in (1, 3):
+        if spec.input_shape[0] not in (1, 3):
             raise ValueError(f"inputs: files are read as images of 1 or 3 channels, and not as {spec.input_shape}")
         self._spec, self._white, self._column = spec, white, column
-        self._frame = Frame(height, width, spec.fit)
+        self._frame = Frame.of_spec(spec)
 
     def spec(self) -> ImageSpec:
         return self._spec

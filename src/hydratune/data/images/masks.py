@@ -142,7 +142,7 @@ class ImageMasks(OwnFiles):
         return {}
 
     def of_files(self, paths: Sequence[Path], labels: Tensor) -> Split:
-        images = FileSplit(paths, labels, self.frame, self.workers, self.white)
+        images = self.decoded_when_read(paths, labels)
         masked = MaskFiles(images, [self._masks[p] for p in paths], self.ignore, len(self._indexed.classes))
         if not self._room_for(len(paths)):
             return masked

@@ -105,14 +105,11 @@ class TextInputs(TextDataset):
                 raise ValueError(f"inputs={path}: pairs of texts come from a table; the lines of this are single ones")
             yield from (line for line in lines_of(read_text(path)) if line.strip())
             return
-        first = True
-        for where, values in table_rows(path, self._form, self._columns):
+        for number, (where, values) in enumerate(table_rows(path, self._form, self._columns)):
             named = zip(values, self._columns, strict=True)
             texts = [cell(value, f"{name} of {where}") for value, (_, name) in named]
-            if first and not self._form.header and all(text.strip().lower() in NAMES for text in texts):
-                first = False
+            if not number and not self._form.header and all(text.strip().lower() in NAMES for text in texts):
                 continue  # names, though the tables that it was trained on had none
-            first = False
             yield texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
     # ---- for other programs
