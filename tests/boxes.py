@@ -1,4 +1,4 @@
-"""Pictures of coloured squares, and where these are, as COCO writes it down."""
+"""Pictures of coloured squares, and where these are, as COCO writes it down; levels and boxes at random."""
 
 from __future__ import annotations
 
@@ -8,9 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from hydratune.core.objects import Objects
+from hydratune.core.ragged import Ragged
+from hydratune.core.types import Levels
+
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+
+
+RUN = ["dataset=coco", "dataset.root=boxes", "dataset.size=64", "dataset.task.width=16", "model=resnet9_w16",
+       "model.width=8", "batch_size=4", "init_from=null", "runtime.precision=fp32", "runtime.layout=contiguous",
+       "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]", "stage=finetune", "optimizer=adamw"]  # fmt: skip
+
+
+def record(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "run.json").read_text())
+    return found
+
+
+def targets(counts: list[int], size: int = 96, classes: int = 3, crowd: bool = False) -> Objects:
+    g = torch.Generator().manual_seed(sum(counts) + 1)
+    rows = []
+    for _ in range(sum(counts)):
+        corner, sides = torch.rand(2, generator=g) * size * 0.6, 8 + torch.rand(2, generator=g) * size * 0.3
+        label = torch.randint(classes, (1,), generator=g)
+        rows.append(torch.cat([corner, corner + sides, label, torch.tensor([float(crowd)])]))
+    values = torch.stack(rows) if rows else torch.zeros(0, 6)
+    return Objects(Ragged(values, torch.tensor(counts)), torch.full((len(counts), 2), float(size)))
+
+
+def levels(count: int, size: int = 96) -> Levels:
+    g = torch.Generator().manual_seed(2)
+    kept = tuple(torch.randn(count, 6, size // s, size // s, generator=g) for s in (8, 16, 32))
+    return Levels(kept, kept[-1])
 
 
 def picture(chance: random.Random, width: int = 80, height: int = 60, count: int = 2) -> tuple[Image.Image, list[Any]]:

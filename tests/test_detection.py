@@ -29,21 +29,21 @@ from hydratune.data.images.detection import CocoDetection, VocDetection, objects
 from hydratune.data.images.frame import Frame
 from hydratune.data.stream import Batches, Placement
 from hydratune.tasks.average_precision import average_precision
-from hydratune.tasks.detection import Retinanet
+from hydratune.tasks.detection import Located, detections
+from hydratune.tasks.pyramid import padded
 from hydratune.tasks.retinanet import (
     BETWEEN,
     NONE,
     Anchors,
     Predicted,
     RetinaNet,
+    Retinanet,
     decoded,
-    detections,
     encoded,
     matched,
-    padded,
     retinanet_loss,
 )
-from tests.boxes import COLOURS, coco_home
+from tests.boxes import COLOURS, RUN, coco_home, levels, record, targets
 from tests.conftest import hydratune
 from tests.tiny import CPU
 
@@ -319,23 +319,6 @@ def test_what_is_cut_too_much_is_dropped() -> None:
 # ---- loss
 
 
-def targets(counts: list[int], size: int = 96, classes: int = 3, crowd: bool = False) -> Objects:
-    g = torch.Generator().manual_seed(sum(counts) + 1)
-    rows = []
-    for _ in range(sum(counts)):
-        corner, sides = torch.rand(2, generator=g) * size * 0.6, 8 + torch.rand(2, generator=g) * size * 0.3
-        label = torch.randint(classes, (1,), generator=g)
-        rows.append(torch.cat([corner, corner + sides, label, torch.tensor([float(crowd)])]))
-    values = torch.stack(rows) if rows else torch.zeros(0, 6)
-    return Objects(Ragged(values, torch.tensor(counts)), torch.full((len(counts), 2), float(size)))
-
-
-def levels(count: int, size: int = 96) -> Levels:
-    g = torch.Generator().manual_seed(2)
-    kept = tuple(torch.randn(count, 6, size // s, size // s, generator=g) for s in (8, 16, 32))
-    return Levels(kept, kept[-1])
-
-
 def net(size: int = 96, classes: int = 3) -> RetinaNet:
     torch.manual_seed(0)
     return RetinaNet(levels(1, size), (size, size), classes, 16, Anchors.usual(5))
@@ -411,7 +394,7 @@ def test_boxes_and_their_code() -> None:
 def test_the_surest_of_overlapping_boxes_is_kept() -> None:
     anchors = torch.tensor([[0.0, 0, 20, 20], [1, 1, 21, 21], [50, 50, 70, 70]])
     scores = torch.tensor([[[2.0, -9], [3.0, -9], [-9, 1.0]]])
-    (found,) = detections(Predicted(scores, torch.zeros(1, 3, 4), anchors.unsqueeze(0)), (64, 64), 0.05, 0.5, 10)
+    (found,) = detections(Located(scores.sigmoid(), anchors.unsqueeze(0)), (64, 64), 0.05, 0.5, 10)
     assert found[:, :4].tolist() == [[1, 1, 21, 21], [50, 50, 64, 64]]
     assert found[:, 4].tolist() == [0, 1] and found[:, 5].tolist() == pytest.approx([0.9526, 0.7311], abs=1e-4)
 
@@ -508,15 +491,6 @@ def test_nothing_found_is_0_and_nothing_to_be_found_is_an_error() -> None:
 
 
 # ---- whole commands
-
-RUN = ["dataset=coco", "dataset.root=boxes", "dataset.size=64", "dataset.task.width=16", "model=resnet9_w16",
-       "model.width=8", "batch_size=4", "init_from=null", "runtime.precision=fp32", "runtime.layout=contiguous",
-       "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]", "stage=finetune", "optimizer=adamw"]  # fmt: skip
-
-
-def record(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "run.json").read_text())
-    return found
 
 
 def test_a_detector_learns_is_evaluated_and_predicts(tmp_path: Path) -> None:

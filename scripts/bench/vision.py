@@ -59,8 +59,7 @@ from hydratune.optim.optimizers import SGD
 from hydratune.optim.schedules import Constant
 from hydratune.record.feature_store import FeatureStore
 from hydratune.record.run import Run
-from hydratune.tasks.detection import Retinanet
-from hydratune.tasks.retinanet import Predicted
+from hydratune.tasks.retinanet import Predicted, Retinanet
 
 CPU = torch.device("cpu")
 SIZE, WIDTH = 320, 64
@@ -122,8 +121,7 @@ class Theirs(nn.Module):
         features: Any = images
         for module in self.trunk:
             features = module(features)
-        maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept)}).values())
-        return self.predict(maps)  # type: ignore[no-any-return]
+        return self.predict(self.pyramid(features))  # type: ignore[no-any-return]
 
     def loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
         losses = self.judge.compute_loss(targets, self(images), [self.anchors] * len(images))

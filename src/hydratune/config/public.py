@@ -37,7 +37,8 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "regression": ("Regression",),
         "multilabel": ("MultiLabel",),
         "segmentation": ("Segmentation",),
-        "detection": ("Retinanet",),
+        "fcos": ("Fcos",),
+        "retinanet": ("Retinanet",),
     },
     "models": {
         "vision.simple_cnn": ("simple_cnn", "mlp"),

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hydratune.core.loss import Loss, Term
-from hydratune.core.objects import Objects, clipped
-from hydratune.core.ragged import inside, side_by_side, starts_of
-from hydratune.core.types import Levels
+from hydratune.core.markdown import markdown_table
+from hydratune.core.objects import Objects
+from hydratune.core.ragged import inside
+from hydratune.core.types import Batch, Features, Levels
+from hydratune.tasks.choices import check_choice
+from hydratune.tasks.detection import Detection, Located
+from hydratune.tasks.pyramid import ADDED, FIRST_STRIDE, Pyramid, anchor_boxes, in_parts, padded
 
-FIRST_STRIDE = 8  # of the levels that the pyramid is built on
-ADDED = 2  # coarser levels, which the pyramid has beside the body's
+ANCHORS = ("data", "coco")
 MATCHED, UNMATCHED = 0.5, 0.4  # overlap from which an anchor is a box's, and below which it is background
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-ROOM = 2**24  # overlaps that are computed at a time
 NONE, BETWEEN = -1, -2  # instead of the number of a box
 
 
@@ -65,12 +67,7 @@ class Anchors(NamedTuple):
         """[A, 4] at every place of levels [B, C, h, w] of images of that size (H, W): row by row, at each place all
         sizes of the first ratio before those of the next.
         """
-        from torchvision.models.detection.anchor_utils import AnchorGenerator
-        from torchvision.models.detection.image_list import ImageList
-
-        generator = AnchorGenerator(self.sizes[: len(maps)], (self.ratios,) * len(maps))
-        (every,) = generator(ImageList(torch.zeros(1, 3, *size), [size]), list(maps))
-        return every
+        return anchor_boxes(self.sizes, self.ratios, maps, size)
 
     def share_matched(self, boxes: Sequence[tuple[float, float]]) -> float:
         """Of the boxes (width, height) those that one of them fits, were it in the right place."""
@@ -85,22 +82,17 @@ class Anchors(NamedTuple):
 class RetinaNet(nn.Module):
     """Levels -> Predicted. size: (H, W) of the images."""
 
-    def __init__(self, features: Levels, size: tuple[int, int], classes: int, width: int, anchors: Anchors) -> None:
+    def __init__(self, features: Features, size: tuple[int, int], classes: int, width: int, anchors: Anchors) -> None:
         from torchvision.models.detection.retinanet import RetinaNetHead
-        from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
         super().__init__()
-        own = features.kept
-        self.pyramid = FeaturePyramidNetwork([f.shape[1] for f in own], width, LastLevelP6P7(width, width))
+        self.pyramid = Pyramid(features, width)
         self.predict = RetinaNetHead(width, len(SCALES) * len(anchors.ratios), classes)
-        with torch.no_grad():
-            maps = list(self.pyramid({str(i): f.float() for i, f in enumerate(own)}).values())
         self.anchors: Tensor
-        self.register_buffer("anchors", anchors.placed(maps, size), persistent=False)
+        self.register_buffer("anchors", anchors.placed(self.pyramid.maps(features), size), persistent=False)
 
     def forward(self, features: Levels) -> Predicted:
-        maps = list(self.pyramid({str(i): f for i, f in enumerate(features.kept)}).values())
-        found = self.predict(maps)
+        found = self.predict(self.pyramid(features))
         anchors = self.anchors.expand(found["cls_logits"].shape[0], -1, -1)
         return Predicted(found["cls_logits"], found["bbox_regression"], anchors)
 
@@ -130,22 +122,13 @@ def retinanet_loss(outputs: Predicted, targets: Objects) -> Loss:
     return Loss({"classification": Term(classified.sum(), count), "box": Term(placed.sum(), count)})
 
 
-def padded(targets: Objects) -> Tensor:
-    """[B, M, 6], M at least 1."""
-    width = max(int(targets.boxes.lengths.max()), 1) if len(targets.boxes.lengths) else 1
-    if not len(targets.boxes.values):
-        return targets.boxes.values.new_zeros(len(targets.boxes.lengths), width, targets.boxes.values.shape[1])
-    return side_by_side(targets.boxes.values, starts_of(targets.boxes.lengths), targets.boxes.lengths, width)
-
-
 def matched(anchors: Tensor, given: Tensor, there: Tensor) -> Tensor:
     """[B, A] which of an image's boxes [B, M, 6] each anchor [A, 4] stands for; NONE: background, BETWEEN: not asked.
 
     there: [B, M] whether it is a box. One that overlaps none enough has the anchor that it overlaps most. What a crowd
     covers is not asked: it is no background.
     """
-    parts = max(ROOM // max(len(anchors) * given.shape[1], 1), 1)
-    return torch.cat([_matched(anchors, g, t) for g, t in zip(given.split(parts), there.split(parts), strict=True)])
+    return torch.cat([_matched(anchors, *part) for part in in_parts(len(anchors), given, there)])
 
 
 def _matched(anchors: Tensor, given: Tensor, there: Tensor) -> Tensor:
@@ -188,25 +171,41 @@ def _centred(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[..., :2] + sides / 2, sides
 
 
-def detections(
-    outputs: Predicted, size: tuple[int, int], least: float, overlap: float, most: int, candidates: int = 1000
-) -> list[Tensor]:
-    """Of each image [M, 6]: left, top, right, bottom, number of the class, score; the surest first.
+# ---- task
 
-    size: (H, W) that boxes are clipped to. least: score from which a box is one; overlap: from which two boxes of a
-    class are the same; most: boxes of an image.
-    """
-    from torchvision.ops import batched_nms
 
-    result = []
-    for logits, shifts, anchors in zip(outputs.scores.float(), outputs.boxes.float(), outputs.anchors, strict=True):
-        scores = logits.sigmoid().flatten()
-        above = (scores > least).nonzero().flatten()
-        order = scores[above].topk(min(candidates * 5, len(above))).indices
-        picked = above[order]
-        place = picked // logits.shape[1]
-        boxes = clipped(decoded(shifts[place], anchors[place].float()), size[1], size[0])
-        classes, own = picked % logits.shape[1], scores[picked]
-        kept = batched_nms(boxes, own, classes, overlap)[:most]
-        result.append(torch.cat([boxes[kept], classes[kept].unsqueeze(1), own[kept].unsqueeze(1)], 1))
-    return result
+class Retinanet(Detection):
+    """A RetinaNet's head; COCO's average precision."""
+
+    def __init__(
+        self, monitor: str = "map", width: int = 256, anchors: str = "data", least: float = 0.05, overlap: float = 0.5,
+        most: int = 100,
+    ) -> None:  # fmt: skip
+        """anchors: data (as small and as long as train's boxes are) or coco (those of the paper)."""
+        super().__init__(monitor, width, least, overlap, most)
+        check_choice("anchors", anchors, ANCHORS)
+        self.anchors = anchors
+
+    def build_head(self, features: Features, spec: Any) -> nn.Module:
+        levels = len(features.kept) if isinstance(features, Levels) else 0
+        anchors = self.anchors_for(spec, levels + ADDED)
+        return RetinaNet(features, spec.input_shape[1:], spec.num_classes, self.width, anchors)
+
+    def anchors_for(self, spec: Any, levels: int) -> Anchors:
+        """Of so many levels, as `anchors` says."""
+        return Anchors.of(spec.boxes, levels) if self.anchors == "data" else Anchors.usual(levels)
+
+    def loss(self, outputs: Predicted, batch: Batch) -> Loss:
+        return retinanet_loss(outputs, batch.targets)
+
+    def located(self, outputs: Predicted) -> Located:
+        return Located(outputs.scores.float().sigmoid(), decoded(outputs.boxes.float(), outputs.anchors.float()))
+
+    def fits(self, spec: Any) -> tuple[str, list[str]]:
+        anchors = self.anchors_for(spec, 5)
+        levels = [(f"{8 * 2**i} px", ", ".join(f"{s:g}" for s in sizes)) for i, sizes in enumerate(anchors.sizes)]
+        share = anchors.share_matched(spec.boxes) if spec.boxes else float("nan")
+        ratios = ", ".join(f"{ratio:g}" for ratio in anchors.ratios)
+        told = f"\n\nheight over width: {ratios}; can match {share:.1%} of train's boxes"
+        few = f"the anchors can match {share:.0%} of train's boxes; another dataset.size may match more"
+        return markdown_table(("stride", "sizes in px"), levels) + told, [few] if share < 0.9 else []
