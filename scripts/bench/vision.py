@@ -1,6 +1,6 @@
 """Detection, segmentation and pretrained trunks beside their peers, row by row.
 
-    python scripts/bench/vision.py step|frozen|letterbox|camvid|pretrained [--repeats 5] [--seeds 1 2 3]
+    python scripts/bench/vision.py step|frozen|letterbox|bccd|camvid|pretrained [--repeats 5] [--seeds 1 2 3]
 
 step: RetinaNet on EfficientNet-Lite0, bccd at 320 px, 50 steps of SGD: the engine against torchvision's RetinaNet over
     copies of the same modules in a plain loop, same batches, same start. Losses of every step are compared.
@@ -8,9 +8,7 @@ frozen: the trunk frozen, 20 epochs: the engine with a cached pyramid (the pass 
     plain loop with requires_grad=False and the trunk in eval. B: operations of the body, H: of the head, forward.
 letterbox: JPEG of 640x480 to 320x320 with boxes, a second: FileSplit against torchvision's v2 transforms in a
     DataLoader, with the number of workers that is best for it.
-camvid: test mIoU after the epochs, our U-Net against segmentation_models_pytorch's on the same encoder and tensors, in
-    a plain loop over the same batches with the same losses (pip install segmentation-models-pytorch).
-pretrained: from the package's weights and from scratch, flowers5, bccd and camvid.
+bccd, camvid, pretrained: see accuracy.py beside this file; they go on where they were stopped.
 
 Needs the data under $HYDRATUNE_DATA and `pip install 'hydratune[pretrained,detection]'`; nothing may run beside it.
 """
@@ -19,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -84,8 +79,8 @@ def bccd(task: Retinanet) -> VocDetection:
     return VocDetection(task, Augment(), str(DATA / "bccd"), size=SIZE, mean=half, std=half, skip_broken=2)
 
 
-def network_of(task: Retinanet, data: VocDetection) -> tuple[Backbone, Network]:
-    torch.manual_seed(0)
+def network_of(task: Retinanet, data: VocDetection, seed: int = 0) -> tuple[Backbone, Network]:
+    torch.manual_seed(seed)
     spec = data.spec()
     body = efficientnet_lite0(input_shape=spec.input_shape, dense=True)
     assert body.weights is not None
@@ -325,110 +320,6 @@ def letterbox(options: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
-# ---- segmentation
-
-
-def camvid(options: argparse.Namespace, console: Console) -> None:
-    table = Table(title=f"camvid 256x192, {options.epochs} epochs, batch 8, test mIoU; {machine()}")
-    for column in ("seed", "hydratune", "s", "segmentation_models_pytorch", "s"):
-        table.add_column(column, justify="right")
-    found: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for seed in options.seeds:
-        cells = []
-        for who, train_and_test in (("ours", camvid_ours), ("theirs", camvid_theirs)):
-            began = time.perf_counter()
-            found[who].append(train_and_test(seed, options.epochs))
-            cells += [f"{found[who][-1]:.4f}", f"{time.perf_counter() - began:.0f}"]
-        table.add_row(str(seed), *cells)
-        console.print(table)
-    if len(options.seeds) > 1:
-        for who, values in found.items():
-            console.print(f"{who}: {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}")
-
-
-def camvid_ours(seed: int, epochs: int) -> float:
-    with tempfile.TemporaryDirectory() as home:
-        line = ["experiment=camvid_unet", f"epochs={epochs}", f"seed={seed}", "engine.eval_every=1000000", "test=true"]
-        return float(command([*line, "runtime.precision=fp32"], Path(home) / "run")["metrics"]["test_miou"])
-
-
-def camvid_theirs(seed: int, epochs: int) -> float:
-    """Its U-Net as it comes, with the schedule, optimizer, batches, losses and measure of ours."""
-    import segmentation_models_pytorch as smp
-
-    from hydratune.data.images.masks import ImageMasks
-    from hydratune.optim.schedules import Cosine
-    from hydratune.tasks.segmentation import Segmentation
-
-    names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-    task, augment = Segmentation(dice=1.0), Augment(flip=True, resized_crop=(0.5, 1.0))
-    half = [0.5] * 3
-    data = ImageMasks(task, augment, str(DATA / "camvid"), names, 11, size=[192, 256], mean=half, std=half, fit="crop")
-    torch.manual_seed(seed)
-    model = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=len(names))
-    body = efficientnet_lite0(input_shape=(3, 192, 256), dense=True)
-    assert body.weights is not None
-    known = {f"model.{name}": tensor for name, tensor in body.weights()[1].items()}
-    model.encoder.load_state_dict({name: known[name] for name in model.encoder.state_dict()})
-    stream = data.stream(data.split("train"), body, Batches(8, seed, training=True), Placement(CPU))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    steps = epochs * stream.steps_per_epoch
-    schedule = Cosine(0.1)
-    model.train()
-    for number, batch in enumerate(stream.batches(0, steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * schedule.factor(number, steps)
-        task.loss(model(batch.inputs), batch).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    metrics = task.metrics(data.spec(), CPU)
-    model.eval()
-    with torch.no_grad():
-        for batch in data.stream(data.split("test"), body, Batches(8, 0), Placement(CPU)).eval_batches():
-            metrics.update(model(batch.inputs), batch)
-    return metrics.compute()["miou"]
-
-
-# ---- whole runs
-
-
-def command(line: list[str], home: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hydratune", *line, f"hydra.run.dir={home}", f"outputs={home.parent}"], text=True,
-        capture_output=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads((home / "run.json").read_text())
-    return found
-
-
-def pretrained(options: argparse.Namespace, console: Console) -> None:
-    """Each run at most three minutes on the machine of the figures."""
-    works = {
-        "flowers5": (["dataset=flowers5", "dataset.size=128", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]",
-                      "batch_size=32", "optimizer=adamw", "optimizer.lr=1e-3"], "test_accuracy", 220),
-        "camvid": (["experiment=camvid_unet"], "test_miou", 150),
-        "bccd": (["experiment=bccd_retinanet", "optimizer.lr=2e-3"], "test_map50", 150),
-    }  # fmt: skip
-    table = Table(title=f"test metric, {len(options.seeds)} seeds: mean and standard deviation; {machine()}")
-    for column in ("work", "metric", "steps", "pretrained", "from scratch"):
-        table.add_column(column)
-    for name, (line, metric, steps) in works.items():
-        cells = []
-        for weights in ("package", "null"):
-            found = []
-            for seed in options.seeds:
-                with tempfile.TemporaryDirectory() as home:
-                    more = [f"model.weights={weights}", f"steps={steps}", f"seed={seed}", "test=true"]
-                    more += ["stage=finetune", "model=efficientnet_lite0", "freeze=none", "init_from=null"]
-                    more += [f"engine.eval_every={steps}", "schedule=cosine_warmup"]
-                    found.append(command([*line, *more], Path(home) / "run")["metrics"][metric])
-            cells.append(f"{statistics.mean(found):.4f} +- {statistics.stdev(found) if len(found) > 1 else 0:.4f}")
-        table.add_row(name, metric, str(steps), *cells)
-        console.print(table)
-
-
 def machine() -> str:
     return f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
@@ -441,19 +332,20 @@ def spread(ratios: list[float]) -> tuple[str, str, str]:
     return f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}"
 
 
-ROWS = {"step": step, "frozen": frozen, "letterbox": letterbox, "camvid": camvid, "pretrained": pretrained}
-
-
 def main() -> None:
+    import accuracy
+
+    rows = {"step": step, "frozen": frozen, "letterbox": letterbox, **accuracy.ROWS}
     parser = argparse.ArgumentParser()
-    parser.add_argument("row", choices=list(ROWS))
+    parser.add_argument("row", choices=list(rows))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--results", type=Path, default=Path("vision.jsonl"), help="what was measured, kept")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     Runtime().start()
-    ROWS[options.row](options, Console(width=150))
+    rows[options.row](options, Console(width=150))
 
 
 if __name__ == "__main__":
