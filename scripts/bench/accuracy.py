@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -82,9 +83,13 @@ def beside(
         found.append((own, other))
         table.add_row(str(seed), f"{own:.4f}", f"{seconds:.0f}", f"{other:.4f}", f"{more:.0f}", f"{own - other:+.4f}")
     columns = [*zip(*found, strict=True), [a - b for a, b in found]]
-    spreads = [f"{statistics.mean(v):.4f} +- {statistics.stdev(v) if len(v) > 1 else 0:.4f}" for v in columns]
-    table.add_row("mean", spreads[0], "", spreads[1], "", spreads[2])
+    ours_, theirs_, apart = (spread(list(values)) for values in columns)
+    table.add_row("mean", ours_, "", theirs_, "", apart)
     console.print(table)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.4f} +- {statistics.stdev(values) if len(values) > 1 else 0:.4f}"
 
 
 class Plain:
