@@ -37,13 +37,14 @@ def data_root() -> Path:
 
 
 def compose_config(overrides: list[str]) -> Any:
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     from hydratune.config.compose import config_directory
+    from hydratune.config.hydra_versions import initialize
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+    with initialize(config_directory()):
         return compose("config", overrides=overrides, return_hydra_config=True)
 
 

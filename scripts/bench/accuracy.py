@@ -279,12 +279,12 @@ def works() -> list[Work]:
     keras = DATA.parent / "weights" / "squeezenet_keras_notop.h5"
     package = ("model.weights=package", "model.weights=null")
     return [
-        Work("flowers5", "flowers5", [*flowers, *half, *lite, "optimizer.lr=1e-3"], "test_accuracy", 100, *package),
+        Work("flowers5", "flowers5", [*flowers, *half, *lite, "optimizer.lr=1e-3"], "test_accuracy", 60, *package),
         Work(
-            "flowers5, squeezenet", "flowers5", [*flowers, *squeezenet], "test_accuracy", 100, f"init_from={keras}",
+            "flowers5, squeezenet", "flowers5", [*flowers, *squeezenet], "test_accuracy", 60, f"init_from={keras}",
             "init_from=null",
         ),
-        Work("camvid", "camvid", ["experiment=camvid_unet", *lite], "test_miou", 120, *package),
+        Work("camvid", "camvid", ["experiment=camvid_unet", *lite], "test_miou", 60, *package),
         Work("bccd", "bccd", ["experiment=bccd_retinanet", *lite, "optimizer.lr=2e-3"], "test_map50", 120, *package),
     ]  # fmt: skip
 

@@ -275,8 +275,9 @@ def commanded(arguments: list[str], home: Path, job: Callable[[Any], float] = la
 
     import hydratune.cli.main  # noqa: F401 its resolvers
     from hydratune.config.compose import config_directory
+    from hydratune.config.hydra_versions import main_options
 
-    entry = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")(job)
+    entry = hydra.main(config_path=str(config_directory()), config_name="config", **main_options())(job)
     with contextlib.chdir(home), untouched(), warnings.catch_warnings(action="ignore"):
         sys.argv = ["hydratune", *flags_first(prepare_arguments(arguments))]
         refuse_foreign_hydra(sys.argv[1:], any(a.startswith("resume=") for a in arguments))

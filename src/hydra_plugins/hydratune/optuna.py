@@ -7,6 +7,7 @@ future here: Hydra runs the module before it can be found by its name, which dat
 """
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -24,4 +25,6 @@ else:
         study_name: str | None = "hydratune"
         max_failure_rate: float = 1.0
 
-    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=Maximising, provider="hydratune")
+    store: Any = ConfigStore.instance().store
+    more = {"replace": True} if "replace" in signature(store).parameters else {}  # Hydra 1.4 wants to be told
+    store(group="hydra/sweeper", name="optuna", node=Maximising, provider="hydratune", **more)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -23,6 +23,7 @@ from hydratune.cli.stored import stage_of
 from hydratune.config.compose import config_directory, make_job
 from hydratune.config.errors import explain
 from hydratune.config.groups import USING
+from hydratune.config.hydra_versions import initialize
 from hydratune.config.overrides import quoted
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
@@ -112,7 +113,7 @@ def _composed(arguments: list[str], config_dir: str | Path | None) -> tuple[Job,
         _explained(arguments),
         resolvers(),
         _hydra_config(),
-        initialize_config_dir(str(config_directory()), version_base="1.3"),
+        initialize(config_directory()),
     ):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

@@ -20,6 +20,7 @@ from hydratune.cli.hydra_guard import refuse_foreign_hydra
 from hydratune.cli.stored import stage_of
 from hydratune.config.compose import config_directory, in_sweep, make_job
 from hydratune.config.groups import USING
+from hydratune.config.hydra_versions import main_options
 from hydratune.config.job import Job
 from hydratune.config.overrides import flags_first
 from hydratune.config.trust import trusted
@@ -46,7 +47,7 @@ def _hidden_in_logs() -> None:
         handler.addFilter(hide)
 
 
-@hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
+@hydra.main(config_path=str(config_directory()), config_name="config", **main_options())
 def _run(config: DictConfig) -> float:
     # A job of a sweep that fails is named and left behind; the others go on, and Hydra raises what it met at the end.
     signals.listen()

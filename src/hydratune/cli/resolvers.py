@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
 from hydratune.config.compose import from_environment
+from hydratune.config.hydra_versions import register_resolver
 from hydratune.config.overrides import safe_name
 
 
 def register() -> None:
-    OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
-    OmegaConf.register_new_resolver("oc.env", from_environment, replace=True)
+    register_resolver("safe_name", safe_name)
+    register_resolver("oc.env", from_environment)
 
 
 @contextmanager
@@ -24,4 +24,4 @@ def resolvers() -> Iterator[None]:
     try:
         yield
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        register_resolver("oc.env", oc.env)

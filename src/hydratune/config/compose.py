@@ -75,9 +75,11 @@ def was_in_sweep(directory: Path) -> bool:
 
 def known_keys(choices: Sequence[str]) -> list[str]:
     """Dotted names of every key and group that a command line may set."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig, OmegaConf
+
+    from hydratune.config.hydra_versions import initialize
 
     def walk(node: Any, where: str) -> list[str]:
         names = []
@@ -89,7 +91,7 @@ def known_keys(choices: Sequence[str]) -> list[str]:
         return names
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+    with initialize(config_directory()):
         for overrides in (list(choices), []):
             try:
                 config = compose("config", overrides=overrides)
