@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
+REFERENCE = "\0"  # round the name of a variable; no value of the environment can hold it
 HIDDEN = "(from the environment)"
 SHORTEST = 4  # characters; what is shorter is found in every second word, and hidden only where it is all that is said
 TELLING = 8  # of a part of a value, or of what else it may be called
@@ -30,6 +31,7 @@ WORDS = re.compile("true|false|null|none|auto|pretrain|finetune|complete|running
 _known: set[str] = set()
 _short: set[str] = set()
 _pattern: re.Pattern[str] | None = None
+_names: dict[str, str] = {}  # value -> the variable that has it
 
 
 def learn(values: Iterable[str]) -> None:
@@ -47,6 +49,7 @@ def learn(values: Iterable[str]) -> None:
 
 def learn_variable(name: str, value: str) -> None:
     if name not in PLAIN:
+        _names[value] = name
         learn([value])
 
 
@@ -74,6 +77,32 @@ def told_apart(node: Any) -> Any:
     return _changed(node, change)
 
 
+def as_references(node: Any) -> Any:
+    """Variables instead of their values, for a file that another process reads, perhaps on another machine."""
+
+    def change(word: str) -> str:
+        for value in sorted(_names, key=len, reverse=True):
+            word = word.replace(value, f"{REFERENCE}{_names[value]}{REFERENCE}") if value else word
+        return word
+
+    return _changed(node, change)
+
+
+def from_references(node: Any) -> Any:
+    """The values that these variables have here. Raises ValueError for one that is not set."""
+
+    def change(word: str) -> str:
+        parts = word.split(REFERENCE)
+        for i in range(1, len(parts), 2):
+            if parts[i] not in os.environ:
+                raise ValueError(f"the environment variable {parts[i]}, which this job uses, is not set here")
+            learn_variable(parts[i], os.environ[parts[i]])
+            parts[i] = os.environ[parts[i]]
+        return "".join(parts)
+
+    return _mapped(node, change)
+
+
 def hide_in_file(path: Path) -> None:
     """What another one has written."""
     if path.is_file() and (text := path.read_text()) != (shown := hidden(text)):
@@ -99,12 +128,14 @@ class HidingStream:
 
 
 def _changed(node: Any, change: Callable[[str], str]) -> Any:
-    if not _known:
-        return node
+    return _mapped(node, change) if _known else node
+
+
+def _mapped(node: Any, change: Callable[[str], str]) -> Any:
     if isinstance(node, Mapping):
-        return {k: _changed(v, change) for k, v in node.items()}
+        return {k: _mapped(v, change) for k, v in node.items()}
     if isinstance(node, list | tuple):
-        return [_changed(v, change) for v in node]
+        return [_mapped(v, change) for v in node]
     return change(node) if isinstance(node, str) else node
 
 

@@ -70,7 +70,7 @@ def save(trial: Trial, step: int) -> None:
     """A checkpoint of after `step` updates, by the first rank; the best and the newest are kept."""
     snapshot = trial.snapshot(step)
     if trial.runtime.rank == 0:
-        checkpoint.save(trial.run.checkpoints, step, snapshot)
+        trial.run.save(step, snapshot)
         best = trial.state.best.get("step", step)
         checkpoint.prune(trial.run.checkpoints, {step, best}, trial.settings.keep)
     trial.runtime.wait_for_all()

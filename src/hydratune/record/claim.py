@@ -21,6 +21,23 @@ def claim(directory: Path) -> int:
     return descriptor
 
 
+def take_over(directory: Path) -> None:
+    """From a process that has fallen silent, perhaps on another machine: the claim that it holds is one of a file that
+    is gone, and it ends where it would write again.
+    """
+    fresh = directory / f".lock.{os.getpid()}"
+    fresh.touch()
+    os.replace(fresh, directory / ".lock")
+
+
+def is_ours(descriptor: int, directory: Path) -> bool:
+    """Whether nobody has taken over what the descriptor claims."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(directory / ".lock"))
+    except FileNotFoundError:
+        return True
+
+
 def is_claimed(directory: Path) -> bool:
     """Whether a live process has the directory."""
     try:

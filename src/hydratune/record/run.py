@@ -14,10 +14,13 @@ from typing import Any
 from hydratune.core.markdown import as_shown
 from hydratune.core.secrets import hidden, hidden_in
 from hydratune.core.types import Summary
-from hydratune.record.claim import claim
+from hydratune.record import checkpoint
+from hydratune.record.checkpoint import Snapshot
+from hydratune.record.claim import claim, is_ours
 from hydratune.record.run_record import RUN_JSON, RunRecord
 from hydratune.record.tensorboard import Board, SilentBoard, cut_back, sizes
 
+LOST = 75  # exit status of a process whose run another one has taken over
 FAILURES = ("error", "nonfinite", "test_error")  # of an earlier attempt
 
 
@@ -53,7 +56,18 @@ class Run:
         """Change entries of run.json, atomically."""
         self.record = self.record.changed(**changes)
         if not self.silent:
+            self._leave_if_lost()
             write_record(self.directory, self.record)
+
+    def save(self, step: int, snapshot: Snapshot) -> Path:
+        """A checkpoint."""
+        self._leave_if_lost()
+        return checkpoint.save(self.checkpoints, step, snapshot)
+
+    def _leave_if_lost(self) -> None:
+        """Another process goes on with this run: nothing that this one does on its way out may touch the directory."""
+        if self._lock is not None and not self.silent and not is_ours(self._lock, self.directory):
+            os._exit(LOST)
 
     @property
     def seconds(self) -> float:

@@ -11,6 +11,7 @@ from hydratune.sweep.estimate_costs import predicted, seconds_of, seconds_togeth
 from hydratune.sweep.plan import ALL_CORES, Entry, Unit, companies, heads_alone, shared_out
 from hydratune.sweep.pool import Places, Pool
 from hydratune.sweep.settings import SweepSettings
+from hydratune.sweep.shared import SharedPool
 
 
 class Planner:
@@ -19,7 +20,7 @@ class Planner:
     Its last bits depend on them, so neither a clock nor how much of a sweep is left decides them.
     """
 
-    def __init__(self, pool: Pool, settings: SweepSettings, measures: bool) -> None:
+    def __init__(self, pool: Pool | SharedPool, settings: SweepSettings, measures: bool) -> None:
         """measures: whether costs are wanted in any case, to be shown."""
         self._pool, self._settings, self._measures = pool, settings, measures
         self.numerics: dict[int, dict[str, Any]] = {}

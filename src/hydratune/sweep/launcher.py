@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,7 @@ from hydratune.config.instantiate import build, check
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.distributed import signals
+from hydratune.sweep.clusters import submit
 from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
 from hydratune.sweep.runner import SweepRunner
 from hydratune.sweep.settings import SweepSettings
@@ -40,14 +42,16 @@ def launch(
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     arguments = sys.argv[1:]
     settings = _settings(master)
-    if directory not in _RUNNERS:
-        _RUNNERS[directory] = SweepRunner(directory, settings, bool(master.dry_run), arguments)
-    runner = _RUNNERS[directory]
     fixed = _fixed(loader, arguments)
     entries = [
         _entry(loader, master, list(overrides), initial_job_idx + i, fixed, arguments)
         for i, overrides in enumerate(job_overrides)
     ]
+    if not settings.wait and not master.dry_run:
+        _submit(directory, settings, arguments, entries)
+    if directory not in _RUNNERS:
+        _RUNNERS[directory] = SweepRunner(directory, settings, bool(master.dry_run), arguments)
+    runner = _RUNNERS[directory]
     outcomes = runner.run(entries)
     failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
     error = None
@@ -66,6 +70,15 @@ def launch(
         result.return_value = error if failed else outcome
         results.append(result)
     return results
+
+
+def _submit(directory: Path, settings: SweepSettings, arguments: Sequence[str], entries: Sequence[Entry]) -> NoReturn:
+    """Hand the whole command over. Raises JobFailed where a job is refused already."""
+    if refused := [f"{e.directory.name}: {e.error}" for e in entries if e.error is not None]:
+        raise JobFailed(f"{len(refused)} of {len(entries)} jobs are refused: {'; '.join(refused[:8])}")
+    print(f"{len(entries)} jobs were submitted ({submit(directory, settings, arguments)})")
+    print(f"how far they are: hydratune-report {directory}")
+    sys.exit(0)
 
 
 def directories() -> list[Path]:

@@ -132,6 +132,15 @@ class Pool:
             process.join()
         self._running.clear()
 
+    def kill(self) -> None:
+        """End what runs, at once."""
+        for process, _, _ in list(self._running.values()):
+            process.kill()
+
+    def close(self) -> None:
+        """Nothing more will be run."""
+        self.stop()
+
     def _log(self, unit: Unit) -> Path:
         return self._logs / f"unit-{unit.entries[0].number}.log"
 

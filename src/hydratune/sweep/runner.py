@@ -19,8 +19,9 @@ from hydratune.record.run import write_json
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep import halving, ranking, rungs, tables
 from hydratune.sweep.arrange import Planner, makespan
+from hydratune.sweep.clusters import pool_of
 from hydratune.sweep.plan import Entry, Unit, settled
-from hydratune.sweep.pool import Event, Places, Pool, ending
+from hydratune.sweep.pool import Event, Places, ending
 from hydratune.sweep.prerequisites import after_all, made_by, ready, strategy_of
 from hydratune.sweep.screen import SweepScreen
 from hydratune.sweep.settings import SweepSettings
@@ -39,15 +40,15 @@ class SweepRunner:
         self.entries: dict[int, Entry] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.screen = SweepScreen()
-        self._pool = Pool(directory / ".workers")
+        self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
+        claim(directory)  # until this process ends
+        self._pool = pool_of(directory, replace(settings, on="local", wait=True) if dry_run else settings)
         self._planner = Planner(self._pool, settings, dry_run)
         self._graph: JobGraph[bool] = JobGraph(self._do)
         self._written = 0.0
         self._made: list[str] = []  # rows that no job trained
         self._retried: set[int] = set()  # jobs whose worker has died while it ran them alone
         self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
-        self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
-        claim(directory)  # until this process ends
 
     def run(self, entries: Sequence[Entry]) -> Mapping[int, Outcome]:
         """Bring all of them to their end; number -> metric, or why it failed."""
@@ -74,11 +75,17 @@ class SweepRunner:
 
     def conclude(self) -> list[str]:
         """Test the winner, write the report, show the table. Returns a sentence for each of these that failed."""
-        from hydratune.sweep import report
-
         if self.dry_run or not (self.directory / ranking.SWEEP).is_file():
             self._leave_nothing()
             return []
+        try:
+            return self._concluded()
+        finally:
+            self._pool.close()
+
+    def _concluded(self) -> list[str]:
+        from hydratune.sweep import report
+
         ranked = ranking.read(self.directory)
         follows = after_all(ranked, list(self.entries.values()), self.settings, self.directory)
         whys = [(node, self._graph.failure(node)) for node in follows]

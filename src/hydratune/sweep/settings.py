@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Halving:
 class SweepSettings:
     """jobs: worker processes at a time; auto: one per GPU, else the cores shared out."""
 
+    on: str = "local"  # or workers (hydratune-work takes the jobs), slurm, ray
+    wait: bool = True  # for the end; false: the cluster runs the command itself
+    patience: float = 60.0  # seconds of silence after which a worker elsewhere is given up
+    cluster: dict[str, Any] = field(default_factory=dict)  # of submitit's executor, or of ray.init
     jobs: int | str = "auto"
     share: str = "auto"  # auto: jobs that can share train side by side; off: each in a process of its own
     fail_fast: bool = False  # the first failure stops all
@@ -36,6 +41,14 @@ class SweepSettings:
         for share in self.interpolate:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise ValueError(f"sweep.interpolate={self.interpolate}: shares from 0, the start, to 1, the end")
-        for key, options in (("share", ("auto", "off")), ("soup", ("none", "uniform", "greedy"))):
+        if self.patience <= 0:
+            raise ValueError(f"sweep.patience={self.patience}: above 0")
+        if not self.wait and self.on not in ("slurm", "ray"):
+            raise ValueError(f"sweep.wait=false: sweep.on={self.on} has nobody else to go on; slurm and ray have")
+        for key, options in (
+            ("on", ("local", "workers", "slurm", "ray")),
+            ("share", ("auto", "off")),
+            ("soup", ("none", "uniform", "greedy")),
+        ):
             if getattr(self, key) not in options:
                 raise ValueError(f"sweep.{key}={getattr(self, key)}: one of {', '.join(options)}")

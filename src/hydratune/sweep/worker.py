@@ -38,7 +38,8 @@ def main(mode: str, jobs: str, connection: Connection, log: str, threads: int | 
     _log_to(log)
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
     if threads is not None:
         import torch
 
