@@ -47,6 +47,7 @@ def refused(said: str, *arguments: str, cwd: Path) -> None:
         ("freeze: {fractoin: null}", "freeze.fractoin=None: no such key; nearest: fraction"),
         ("sweep: {jbos: 2}", "sweep.jbos=2: no such key; nearest: jobs"),
         ("engine: {emaa: 0.9}", "engine.emaa=0.9: no such key; nearest: ema"),
+        ("sweep: {on: workers}", "sweep: YAML takes the key on or yes for True; put it in quotes"),
     ],
 )
 def test_a_misspelt_key_in_a_file_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -26,6 +26,7 @@ def check_keys(config: Mapping[str, Any], choices: Mapping[str, str], home: Path
 
     Hydra refuses a misspelt key where it is typed; one that a file has, or that follows a +, it adds.
     """
+    refuse_truths(config, "")
     primary = _primary(home)
     plain = [k for k in primary if k not in ("defaults", "hydra")]
     _check(config, [*plain, *COMPONENTS, "stage", "sweep"], "")
@@ -53,6 +54,18 @@ def check_keys(config: Mapping[str, Any], choices: Mapping[str, str], home: Path
             f"stage={stage}: a file says so as a value, while all that stage={chosen} chooses is in force; "
             f"`- override /stage: {stage}` in the file's defaults list chooses it"
         )
+
+
+def refuse_truths(node: Any, where: str) -> None:
+    """Raises ValueError for a key that YAML takes for true or false: on, off, yes and no are words in quotes only."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if isinstance(key, bool):
+                words = "on or yes" if key else "off or no"
+                raise ValueError(
+                    f"{where or 'the configuration'}: YAML takes the key {words} for {key}; put it in quotes"
+                )
+            refuse_truths(value, f"{where}.{key}".lstrip("."))
 
 
 def _check(node: Any, known: Sequence[str], where: str) -> None:

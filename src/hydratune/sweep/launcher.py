@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydratune.config.compose import make_job
 from hydratune.config.errors import explain
 from hydratune.config.instantiate import build, check
+from hydratune.config.keys import refuse_truths
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.distributed import signals
@@ -100,6 +101,7 @@ def conclude() -> None:
 
 def _settings(master: DictConfig) -> SweepSettings:
     node = OmegaConf.to_container(master.sweep, resolve=True)
+    refuse_truths(node, "sweep")
     check(node, "sweep", ())
     return build(node, "sweep", ())
 

@@ -88,6 +88,10 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.pyramid = Pyramid(features, width)
         self.predict = RetinaNetHead(width, len(SCALES) * len(anchors.ratios), classes)
+        for tower in (self.predict.classification_head.conv, self.predict.regression_head.conv):
+            for layer in tower.modules():
+                if isinstance(layer, nn.Conv2d):  # its 0.01 is for 256 channels: of 64, next to nothing would be left
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.anchors: Tensor
         self.register_buffer("anchors", anchors.placed(self.pyramid.maps(features), size), persistent=False)
 
