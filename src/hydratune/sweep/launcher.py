@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.distributed import signals
 from hydratune.sweep.clusters import submit
+from hydratune.sweep.grid import in_step, repeated
 from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
 from hydratune.sweep.runner import SweepRunner
 from hydratune.sweep.settings import SweepSettings
@@ -43,11 +45,21 @@ def launch(
     directory = Path(str(master.hydra.sweep.dir)).absolute()
     arguments = sys.argv[1:]
     settings = _settings(master)
-    fixed = _fixed(loader, arguments)
-    entries = [
-        _entry(loader, master, list(overrides), initial_job_idx + i, fixed, arguments)
-        for i, overrides in enumerate(job_overrides)
+    fixed, values = _typed(loader, master, arguments)
+    times = settings.repeat
+    if times > 1:
+        if "seed" in values:
+            raise ValueError(f"sweep.repeat={times}: the seed is swept already; seed=1,2,3 or sweep.repeat=3, not both")
+        fixed -= {"seed"}
+    places = in_step(job_overrides, settings.zip, values) if settings.zip else range(len(job_overrides))
+    cells = [  # each with its seeds
+        [
+            _entry(loader, master, overrides, (initial_job_idx + place) * times + i, fixed, arguments)
+            for i, overrides in enumerate(repeated(job_overrides[place], times, int(master.seed)))
+        ]
+        for place in places
     ]
+    entries = [entry for cell in cells for entry in cell]
     if not settings.wait and not master.dry_run:
         _submit(directory, settings, arguments, entries)
     if directory not in _RUNNERS:
@@ -63,12 +75,13 @@ def launch(
             f"Each has its traceback.txt; the same command with hydra.sweep.dir={directory} tries them again"
         )
     results = []
-    for entry in entries:
-        outcome = outcomes[entry.number]
-        result = JobReturn(overrides=list(entry.overrides), working_dir=os.getcwd(), task_name="hydratune")
-        failed = isinstance(outcome, str)
+    for cell in cells:
+        found = [outcomes[entry.number] for entry in cell]
+        metrics = [outcome for outcome in found if not isinstance(outcome, str)]
+        result = JobReturn(overrides=list(cell[0].overrides), working_dir=os.getcwd(), task_name="hydratune")
+        failed = len(metrics) < len(found)
         result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-        result.return_value = error if failed else outcome
+        result.return_value = error if failed else statistics.fmean(metrics)
         results.append(result)
     return results
 
@@ -106,13 +119,21 @@ def _settings(master: DictConfig) -> SweepSettings:
     return build(node, "sweep", ())
 
 
-def _fixed(loader: ConfigLoader, arguments: Sequence[str]) -> set[str]:
-    """Keys that the command line gives one value, so that no job differs in them."""
+def _typed(loader: ConfigLoader, master: DictConfig, arguments: Sequence[str]) -> tuple[set[str], dict[str, list[str]]]:
+    """(keys that the command line gives one value, so that no job differs in them; the values of those with several).
+
+    Values of a file's hydra.sweeper.params count as typed, where the command line says nothing else.
+    """
     typed = [a for a in arguments if "=" in a and not a.startswith("-")]
+    given = OmegaConf.select(master, "hydra.sweeper.params")
+    params = [f"{k}={v}" for k, v in (given or {}).items()]
     with contextlib.suppress(Exception):
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(typed)
-        return {o.get_key_element().lstrip("+~") for o in parsed if not o.is_sweep_override()}
-    return set()
+        parser = OverridesParser.create(config_loader=loader)
+        own, files = parser.parse_overrides(typed), parser.parse_overrides(params)
+        fixed = {o.get_key_element().lstrip("+~") for o in own if not o.is_sweep_override()}
+        several = {o.get_key_element().lstrip("+~"): o for o in [*files, *own] if o.is_discrete_sweep()}
+        return fixed, {k: list(o.sweep_string_iterator()) for k, o in several.items() if k not in fixed}
+    return set(), {}
 
 
 def _entry(

@@ -29,6 +29,8 @@ class SweepSettings:
     patience: float = 60.0  # seconds of silence after which a worker elsewhere is given up
     cluster: dict[str, Any] = field(default_factory=dict)  # of submitit's executor, or of ray.init
     jobs: int | str = "auto"
+    zip: list[list[str]] = field(default_factory=list)  # keys whose values go in step, rather than all with all
+    repeat: int = 1  # seeds of each job, from `seed` on
     share: str = "auto"  # auto: jobs that can share train side by side; off: each in a process of its own
     fail_fast: bool = False  # the first failure stops all
     soup: str = "none"  # none, uniform or greedy: average the weights of jobs from one start (arXiv 2203.05482)
@@ -41,6 +43,10 @@ class SweepSettings:
         for share in self.interpolate:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise ValueError(f"sweep.interpolate={self.interpolate}: shares from 0, the start, to 1, the end")
+        if not all(isinstance(group, list) and len(group) > 1 for group in self.zip):
+            raise ValueError(f"sweep.zip={self.zip}: lists of two keys or more, such as [[optimizer.lr,freeze]]")
+        if isinstance(self.repeat, bool) or not isinstance(self.repeat, int) or self.repeat < 1:
+            raise ValueError(f"sweep.repeat={self.repeat}: a whole number, at least 1")
         if self.patience <= 0:
             raise ValueError(f"sweep.patience={self.patience}: above 0")
         if not self.wait and self.on not in ("slurm", "ray"):
