@@ -21,7 +21,7 @@ class Term:
         """0 where nothing is counted."""
         if isinstance(self.count, int):
             return self.sum / self.count if self.count else self.sum * 0
-        return self.sum / self.count.clamp_min(1)
+        return self.sum / divisor(self.count)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Loss:
     def means(self) -> dict[str, Tensor]:
         """By name, apart from the graph; empty where there is but one."""
         return {name: term.mean().detach() for name, term in self.terms.items()} if len(self.terms) > 1 else {}
+
+
+def divisor(count: Tensor) -> Tensor:
+    """A count, which may be a sum of weights below 1; 1 where nothing is counted."""
+    return count.where(count > 0, 1)
 
 
 def weighted(parts: list[tuple[float, Tensor]]) -> Tensor:

@@ -122,6 +122,10 @@ class Dataset(ABC):
         """
         return ()
 
+    def check_evaluated(self, split: Any, named: str) -> None:
+        """Raises ValueError for a split that nothing can be measured on. named: how the error begins."""
+        return
+
     def files(self) -> str:
         """A digest of what no name and no number in the configuration identifies; empty where there is none."""
         return ""

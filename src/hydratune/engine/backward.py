@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hydratune.core.batching import batch_rows, rows
-from hydratune.core.loss import Loss, weighted
+from hydratune.core.loss import Loss, divisor, weighted
 from hydratune.core.task import Task
 from hydratune.core.types import Batch, Features
 from hydratune.distributed.process_group import local
@@ -110,7 +110,7 @@ class Backward:
             self._combine(gradients, counts, weights, trained)
         else:
             self._divide(next(iter(counts.values())), trained)
-        means = {name: sums[name] / counts[name].clamp_min(1) for name in sums}
+        means = {name: sums[name] / divisor(counts[name]) for name in sums}
         total = weighted([(weights[name], mean) for name, mean in means.items()])
         return total, means if len(means) > 1 else {}, forward
 
@@ -150,7 +150,7 @@ class Backward:
         gradients = [p.grad for p in trained if p.grad is not None]
         summed = [g for g in gradients if local(g) is g]
         shares = [local(g) for g in gradients if local(g) is not g]  # of tensors that FSDP has averaged over the ranks
-        count = count.clamp_min(1).to(torch.float32)
+        count = divisor(count).to(torch.float32)
         if summed:
             torch._foreach_div_(summed, count)
         if shares:
@@ -163,7 +163,7 @@ class Backward:
     ) -> None:  # fmt: skip
         """The weighted total of each term's gradient over its own count."""
         for name, several in gradients.items():
-            torch._foreach_mul_(several, weights[name] / counts[name].clamp_min(1).to(torch.float32))
+            torch._foreach_mul_(several, weights[name] / divisor(counts[name]).to(torch.float32))
         for parameter, *parts in zip(trained, *gradients.values(), strict=True):
             parameter.grad = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 

@@ -68,11 +68,13 @@ def parts_of(used: Trained) -> list[Part]:
     else:
         splits = dict(dataset.evaluated_parts())
     for name, split in splits.items():
+        dataset.check_evaluated(split, f"dataset: the {name} split")
         found.append(Part(name, as_asked(dataset, split, task, spec, "dataset"), used.shower(dataset)))
     for name, node in job.config.evals.items():
         where = f"evals.{name}"
         dataset = like(spec, node, where, job)
         split = as_asked(dataset, dataset.evaluated_split(), task, spec, where)
+        dataset.check_evaluated(split, f"{where}:")
         found.append(Part(name, split, used.shower(dataset)))
     return found
 

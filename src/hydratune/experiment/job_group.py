@@ -145,7 +145,9 @@ def _eval_sets(job: Job, spec: Spec, task: Task) -> dict[str, EvalSet]:
     for name, node in job.config.evals.items():
         where = f"evals.{name}"
         dataset = like(spec, node, where, job)
-        found[name] = EvalSet(dataset, as_asked(dataset, dataset.evaluated_split(), task, spec, where))
+        split = as_asked(dataset, dataset.evaluated_split(), task, spec, where)
+        dataset.check_evaluated(split, f"{where}:")
+        found[name] = EvalSet(dataset, split)
     return found
 
 

@@ -64,6 +64,12 @@ class PreparedJob:
         """The first group that it ever changes."""
         return min(p.cut for p in self.phases)
 
+    def frozen_at_random(self, loaded: LoadReport | None) -> list[str]:
+        """Parameters that no phase trains, and that nothing was loaded into."""
+        ever = frozenset().union(*(p.trainable for p in self.phases))
+        never = [name for name in self.network.parameters() if name not in ever]
+        return never if loaded is None else [name for name in never if name in loaded.initialised]
+
     @property
     def resumes(self) -> bool:
         """Whether it needs no origin: its own checkpoint has all."""

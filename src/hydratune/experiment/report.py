@@ -47,7 +47,8 @@ def show_start(
         screen.line(f"warning: {warning}")
 
 
-def show_load(screen: Screen, run: Run, loaded: LoadReport | None) -> None:
+def show_load(screen: Screen, run: Run, loaded: LoadReport | None, random: Sequence[str] = ()) -> None:
+    """random: parameters that stay as they were drawn."""
     if loaded is not None:
         renamed = {n: f"there as {there}" for n, there in loaded.renamed.items()}
         counts = [
@@ -62,6 +63,11 @@ def show_load(screen: Screen, run: Run, loaded: LoadReport | None) -> None:
         every += [(n, "initialised", why) for n, why in loaded.initialised.items()]
         run.table(
             "load", f"**{in_markdown(title)}**\n\n" + markdown_table(("tensor", "what became of it", "why"), every)
+        )
+    if random:
+        screen.line(
+            f"warning: {len(random):,} frozen tensors have random weights and keep them ({', '.join(random[:3])}"
+            f"{', ...' if len(random) > 3 else ''}); init_from= names trained ones, freeze=none trains them"
         )
 
 

@@ -195,7 +195,8 @@ class Round:
             if prepared.snapshot is not None:
                 trial.restore(prepared.snapshot)
             report.show_start(screen, run, job, group, streams.train, prepared.first_step, trial.num_steps)
-            report.show_load(screen, run, None if prepared.resumes else self.start.loaded)
+            if not prepared.resumes:
+                report.show_load(screen, run, self.start.loaded, prepared.frozen_at_random(self.start.loaded))
             report.show_phases(screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how)
             if prepared.snapshot is None:
                 run.show(group.dataset.show_batch(next(streams.train.batches(0, 1))), 0)

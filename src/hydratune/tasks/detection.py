@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hydratune.core.loss import divisor
 from hydratune.core.markdown import markdown_table
 from hydratune.core.objects import Objects, clipped, owner_of
 from hydratune.core.task import Asked, Task
@@ -23,6 +24,7 @@ MONITORS = ("map", "map50", "map75")
 SHOWN = 4  # of the best images, and of the worst
 LOOKED_AT = 500  # images of which these are chosen
 SURE = 0.3  # score of what is drawn
+LEVELS = 5  # of a pyramid on a usual body
 
 
 class Located(NamedTuple):
@@ -56,6 +58,7 @@ class Detection(Task):
                 raise ValueError(f"dataset.task.{key}={share}: from 0 to below 1")
         self.monitor, self.width = monitor, width
         self.least, self.overlap, self.most = least, overlap, most
+        self.levels = LEVELS  # that the head built last has
 
     def first_level(self, strides: Sequence[int]) -> int:
         """The pyramid begins at an eighth of the image's resolution, or with the coarsest level."""
@@ -237,7 +240,7 @@ class DetectionMetrics:
 
 def _mean(rows: Tensor) -> float:
     """Of one term's rows (number, sum, count, weight)."""
-    return float(rows[0, 3] * rows[:, 1].sum() / rows[:, 2].sum().clamp_min(1))
+    return float(rows[0, 3] * rows[:, 1].sum() / divisor(rows[:, 2].sum()))
 
 
 def _share(value: float) -> str:

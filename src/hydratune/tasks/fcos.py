@@ -18,7 +18,7 @@ from hydratune.core.objects import Objects
 from hydratune.core.ragged import inside
 from hydratune.core.types import Batch, Features, Levels
 from hydratune.tasks.detection import Detection, Located
-from hydratune.tasks.pyramid import FIRST_STRIDE, Pyramid, anchor_boxes, in_parts, padded
+from hydratune.tasks.pyramid import ADDED, FIRST_STRIDE, Pyramid, anchor_boxes, in_parts, padded
 
 RADIUS = 1.5  # strides round the centre of a box in which a place stands for it
 NEAREST, FARTHEST = 4, 8  # strides to the farthest side of the boxes that a level stands for
@@ -149,7 +149,9 @@ class Fcos(Detection):
             raise ValueError(f"dataset.task.width={width}: a multiple of {GROUPS} from {2 * GROUPS} on, such as {near}")
 
     def build_head(self, features: Features, spec: Any) -> nn.Module:
-        return FCOS(features, spec.input_shape[1:], spec.num_classes, self.width)
+        head = FCOS(features, spec.input_shape[1:], spec.num_classes, self.width)
+        self.levels = len(features.kept) + ADDED
+        return head
 
     def loss(self, outputs: Places, batch: Batch) -> Loss:
         return fcos_loss(outputs, batch.targets)
@@ -160,7 +162,7 @@ class Fcos(Detection):
 
     def fits(self, spec: Any) -> tuple[str, list[str]]:
         """Which level each of train's boxes has, seen from its centre."""
-        strides = [FIRST_STRIDE * 2**i for i in range(5)]
+        strides = [FIRST_STRIDE * 2**i for i in range(self.levels)]
         farthest = torch.tensor([max(sides) / 2 for sides in spec.boxes])
         rows = []
         for stride, (low, high) in zip(strides, ranges_of(strides).tolist(), strict=True):

@@ -196,7 +196,8 @@ class Retinanet(Detection):
         return RetinaNet(features, spec.input_shape[1:], spec.num_classes, self.width, anchors)
 
     def anchors_for(self, spec: Any, levels: int) -> Anchors:
-        """Of so many levels, as `anchors` says."""
+        """Of so many levels, as `anchors` says; what is told of them goes by that number."""
+        self.levels = levels
         return Anchors.of(spec.boxes, levels) if self.anchors == "data" else Anchors.usual(levels)
 
     def loss(self, outputs: Predicted, batch: Batch) -> Loss:
@@ -206,8 +207,10 @@ class Retinanet(Detection):
         return Located(outputs.scores.float().sigmoid(), decoded(outputs.boxes.float(), outputs.anchors.float()))
 
     def fits(self, spec: Any) -> tuple[str, list[str]]:
-        anchors = self.anchors_for(spec, 5)
-        levels = [(f"{8 * 2**i} px", ", ".join(f"{s:g}" for s in sizes)) for i, sizes in enumerate(anchors.sizes)]
+        anchors = self.anchors_for(spec, self.levels)
+        levels = [
+            (f"{FIRST_STRIDE * 2**i} px", ", ".join(f"{s:g}" for s in sizes)) for i, sizes in enumerate(anchors.sizes)
+        ]
         share = anchors.share_matched(spec.boxes) if spec.boxes else float("nan")
         ratios = ", ".join(f"{ratio:g}" for ratio in anchors.ratios)
         told = f"\n\nheight over width: {ratios}; can match {share:.1%} of train's boxes"

@@ -6,9 +6,8 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from hydratune.data.images.png import without_text
 
 # by their endings' formats alone: PIL would hand PostScript, whatever it is called, to another program
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
-ORIENTATION, COLOURS = 0x0112, 320  # tags of EXIF and of TIFF
+ORIENTATION, WIDTH, HEIGHT, COLOURS = 0x0112, 256, 257, 320  # tags of EXIF and of TIFF
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -142,7 +141,7 @@ def given(image: Any, frame: Frame) -> Tensor:
         raise ValueError(f"a {type(image).__name__} is no path, PIL image or tensor")
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
         raise ValueError(f"a picture of mode {image.mode}: nothing says which value is white; convert it to RGB")
-    cut = _cut(_opaque(_turned(image), ""), frame)
+    cut = _cut(_opaque(turned(image), ""), frame)
     return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous()
 
 
@@ -156,17 +155,17 @@ def size_of(image: Any) -> tuple[int, int]:
     return _turned_size(image)
 
 
-def sizes_of(path: Path) -> tuple[tuple[int, int], tuple[int, int], Callable[[Box], Box]]:
-    """((width, height) as it is stored, the right way up, what turning does to a box). Raises ValueError."""
+def sizes_of(path: Path) -> tuple[tuple[int, int], tuple[int, int], Image.Transpose | None]:
+    """((width, height) as it is stored, the right way up, what turns the first into the second). Raises ValueError."""
     try:
         with _named(path), Image.open(path, formats=FORMATS) as file:
-            return file.size, _turned_size(file), partial(_turned_box, file.size, _turn(file))
+            return _stored_size(file), _turned_size(file), _turn(file)
     except Unreadable as error:
         raise ValueError(str(error)) from None
 
 
-def _turned_box(size: tuple[int, int], turn: Image.Transpose | None, box: Box) -> Box:
-    """Of a picture that lies on its side."""
+def turned_box(size: tuple[int, int], turn: Image.Transpose | None, box: Box) -> Box:
+    """Of a picture of that size that lies on its side."""
     (width, height), (left, top, right, bottom) = size, box
     if turn == Image.Transpose.TRANSPOSE:
         return top, left, bottom, right
@@ -179,20 +178,30 @@ def _turned_box(size: tuple[int, int], turn: Image.Transpose | None, box: Box) -
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
+    width, height = _stored_size(image)
     return (height, width) if _turn(image) in SIDEWAYS else (width, height)
+
+
+def _stored_size(image: Any) -> tuple[int, int]:
+    """Of a TIFF that is not loaded yet, PIL's size may be that of the picture the right way up."""
+    if image.format == "TIFF" and _turn(image) is not None:
+        return image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
+    size: tuple[int, int] = image.size
+    return size
 
 
 def _upright(file: Any) -> Image.Image:
     """Telephones store which way is up beside the pixels."""
-    image = _turned(file)
+    image = turned(file)
     if file.format == "TIFF" and file.mode in ("P", "PA") and max(file.tag_v2[COLOURS]) < 256:
         # written with 8 bits for 16, by which every colour would be black
         image.putpalette(bytes(file.tag_v2[COLOURS]), "RGB;L")
     return image
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def turned(image: Image.Image) -> Image.Image:
+    """The right way up, as its own tag says."""
+    image.load()  # which turns a TIFF, and takes the tag away
     turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 

@@ -109,6 +109,17 @@ class DetectionImages(OwnFiles):
         own = [(p.name, a.boxes, a.names, a.crowds) for p, a in self._by_path.items()]
         return hashlib.sha256(json.dumps([super().files(), own]).encode()).hexdigest()
 
+    def check(self, test: bool) -> Sequence[str]:
+        """Raises ValueError also for a split without boxes, on which nothing could be measured."""
+        said = super().check(test)
+        for name in ("val", "test") if test else ("val",):
+            self.check_evaluated(self.split(name), f"dataset: the {name} split")
+        return said
+
+    def check_evaluated(self, split: Any, named: str) -> None:
+        if not len(_scored(split.objects)):
+            raise ValueError(f"{named} has no boxes that are scored, so that no precision can be measured")
+
     def split(self, name: str) -> Split:
         paths, _ = self._part(name)
         images = self.read(name)[0] if self._fits(name) else None
@@ -136,7 +147,7 @@ class DetectionImages(OwnFiles):
 
     @cached_property
     def _spec_with_boxes(self) -> ImageSpec:
-        values = self._objects(self._part("train")[0]).boxes.values
+        values = _scored(self._objects(self._part("train")[0]))
         if not len(values):
             raise ValueError("dataset: the images of train have no boxes at all")
         sides = values[:, 2:4] - values[:, :2]
@@ -188,6 +199,12 @@ def objects_of(annotated: Sequence[Annotated], classes: Sequence[str], frame: Fr
     return Objects(Ragged(every, torch.tensor(lengths)), torch.tensor(sizes, dtype=torch.float32).view(-1, 2))
 
 
+def _scored(objects: Objects) -> Tensor:
+    """[S, 6] the boxes that are trained on and scored: all but crowds."""
+    values = objects.boxes.values
+    return values[values[:, 5] == 0]
+
+
 def _only(own: Annotated, classes: Sequence[str]) -> Annotated:
     """With the boxes of these classes alone."""
     kept = [i for i, name in enumerate(own.names) if name in classes]
@@ -199,11 +216,11 @@ def _measured(own: Annotated) -> Annotated:
     """With the size of its picture the right way up, and boxes that were drawn on a picture lying on its side turned
     with it. Raises ValueError where they were drawn on one of another size.
     """
-    from hydratune.data.images.decode import sizes_of
+    from hydratune.data.images.decode import sizes_of, turned_box
 
     stored, upright, turn = sizes_of(own.path)
     if own.size in (None, upright):
         return replace(own, size=upright)
     if own.size == stored:
-        return replace(own, size=upright, boxes=[turn(box) for box in own.boxes])
+        return replace(own, size=upright, boxes=[turned_box(stored, turn, box) for box in own.boxes])
     raise ValueError(f"dataset: {own.path} is of {upright} pixels, and its boxes were drawn on one of {own.size}")

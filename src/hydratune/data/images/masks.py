@@ -43,7 +43,8 @@ class MaskFiles:
     def read_masks(self, ids: Tensor) -> Tensor:
         read = partial(read_mask, size=self._images.frame, ignore=self._ignore, classes=self._classes)
         with threads(self._images.workers) as pool:
-            return torch.stack(list(pool.map(read, [self._masks[i] for i in ids.tolist()])))
+            chosen = [(self._masks[i], self._images.paths[i]) for i in ids.tolist()]
+            return torch.stack(list(pool.map(lambda own: read(own[0], picture=own[1]), chosen)))
 
 
 class MemoryMasks:
@@ -158,11 +159,21 @@ class ImageMasks(OwnFiles):
         return super().spec()
 
 
-def read_mask(path: Path, size: Size, ignore: int, classes: int) -> Tensor:
-    """[H, W] uint8 class numbers, cut as its image is; 255: ignored. Raises ValueError for any other number."""
+def read_mask(path: Path, size: Size, ignore: int, classes: int, picture: Path | None = None) -> Tensor:
+    """[H, W] uint8 class numbers, cut as its image is; 255: ignored. Raises ValueError for any other number.
+
+    picture: the image; a mask that was drawn on one lying on its side is turned with it.
+    """
     from PIL import Image
 
-    cut = Frame.of(size).cut(Image.fromarray(_numbers(path)), Image.Resampling.NEAREST, ignore)
+    from hydratune.data.images.decode import sizes_of
+
+    drawn = Image.fromarray(_numbers(path))
+    if picture is not None:
+        stored, upright, turn = sizes_of(picture)
+        if turn is not None and drawn.size == stored != upright:
+            drawn = drawn.transpose(turn)
+    cut = Frame.of(size).cut(drawn, Image.Resampling.NEAREST, ignore)
     mask = torch.from_numpy(np.array(cut))
     mask[mask == ignore] = IGNORED
     if bool(((mask >= classes) & (mask != IGNORED)).any()):
@@ -177,6 +188,8 @@ def _numbers(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """[H, W] as they stand in the file: indices of a palette, or grey values."""
     from PIL import Image
 
+    from hydratune.data.images.decode import turned
+
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I", "I;16"):
@@ -184,9 +197,12 @@ def _numbers(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
                     f"dataset: {path} is a picture in colours ({image.mode}); a mask holds class numbers, as grey "
                     "values or with a palette"
                 )
-            return np.array(image).astype(np.uint8)
+            numbers = np.array(turned(image))
     except OSError as error:
         raise ValueError(f"dataset: {path} is not a readable mask ({error})") from None
+    if numbers.max(initial=0) > IGNORED or numbers.min(initial=0) < 0:
+        raise ValueError(f"dataset: {path} has numbers from {numbers.min()} to {numbers.max()}; a mask has 0 to 255")
+    return numbers.astype(np.uint8)
 
 
 def _largest(path: Path, ignore: int) -> int:
@@ -195,15 +211,14 @@ def _largest(path: Path, ignore: int) -> int:
 
 
 def _mismatch(pair: tuple[Path, Path]) -> str | None:
-    from PIL import Image
+    """A mask has the size of its image, the right way up or as it is stored."""
+    from hydratune.data.images.decode import size_of, sizes_of
 
-    sizes = []
     try:
-        for path in pair:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-    except OSError:
+        stored, upright, _ = sizes_of(pair[0])
+        own = size_of(str(pair[1]))
+    except (OSError, ValueError):
         return None  # said when it is decoded
-    if sizes[0] in (sizes[1], sizes[1][::-1]):  # a photograph may be turned by what stands beside its pixels
+    if own in (stored, upright):
         return None
-    return f"dataset: {pair[0]} is of {sizes[0]} pixels and its mask of {sizes[1]}"
+    return f"dataset: {pair[0]} is of {upright} pixels and its mask of {own}"
