@@ -36,6 +36,24 @@ NEEDED = {
 SUPPLIED = {"input_shape": (3, 32, 32), "text_spec": TextSpec(100, 16, {"pad": 0, "mask": 1}), "inherited": None}
 
 
+@pytest.mark.parametrize(
+    ("typed", "key", "value"),
+    [
+        (["init_map={linear: fc}"], "init_map", {"linear": "fc"}),
+        (["init_map.linear=fc"], "init_map", {"linear": "fc"}),
+        (["sweep.cluster={timeout_min: 5}"], "sweep.cluster", {"timeout_min": 5}),
+        (["optimizer=torch", "optimizer.options={lr_decay: 0.1}"], "optimizer.options", {"lr_decay": 0.1}),
+    ],
+)
+def test_mappings_take_keys_of_the_user_s_own(typed: list[str], key: str, value: dict[str, object]) -> None:
+    from omegaconf import OmegaConf
+
+    from hydratune.cli.arguments import prepare
+    from tests.conftest import compose_config
+
+    assert OmegaConf.to_container(OmegaConf.select(compose_config(prepare(typed)), key)) == value
+
+
 @pytest.mark.parametrize("choice", [f"{g}={o}" for g in GROUPS for o in options(g)])
 def test_every_option_composes_and_builds(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -117,6 +117,58 @@ def test_killed_and_frozen_workers_lose_nothing(tmp_path: Path, started: Callabl
     assert [worker.wait(PATIENCE) for worker in workers[1:]] == [0, 0]
 
 
+def test_an_array_of_slurm_s_runs_a_sweep(tmp_path: Path) -> None:
+    """Its local executor stands in for the cluster; the workers are the real ones."""
+    pytest.importorskip("submitit")
+    line = [*SWEEP, *GRID, "steps=10", "sweep.on=slurm", "sweep.cluster={cluster: local, timeout_min: 5}"]
+    done = hydratune(*line, "hydra.sweep.dir=far", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 jobs: 4 complete" in done.stdout
+    assert len(list((tmp_path / "far/.units/slurm").glob("*_log.out"))) == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_is_submitted_and_left(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    line = [*SWEEP, *GRID, "steps=10", "sweep.on=slurm", "sweep.cluster={cluster: local, timeout_min: 5}"]
+    done = hydratune(*line, "sweep.wait=false", "hydra.sweep.dir=far", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 jobs were submitted (slurm: " in done.stdout and "hydratune-report" in done.stdout
+    until(lambda: (tmp_path / "far/report.html").is_file())
+    assert [record(p.parent)["status"] for p in (tmp_path / "far").glob("*/run.json")] == ["complete"] * 4
+
+
+@pytest.mark.slow
+def test_ray_runs_a_sweep_with_the_bits_of_the_local_one(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    line = [*SWEEP, *GRID, "steps=10"]
+    local = hydratune(*line, "hydra.sweep.dir=local", cwd=tmp_path)
+    assert local.returncode == 0, local.stderr
+    done = hydratune(
+        *line, "sweep.on=ray", "sweep.cluster={init: {num_cpus: 2}}", "hydra.sweep.dir=far", cwd=tmp_path, plain=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_bits(tmp_path / "local", tmp_path / "far")
+
+
+def test_workers_that_all_end_are_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    class Ended:
+        left = False
+
+        def problem(self) -> str | None:
+            return "slurm: all of its workers have ended, and there is work left"
+
+        def leave(self) -> None:
+            self.left = True
+
+    cluster = Ended()
+    pool = SharedPool(tmp_path, 0.2, cluster)
+    with pytest.raises(RuntimeError, match="there is work left"):
+        list(pool.run("train", [unit(tmp_path)], Places(1, 1)))
+    pool.close()
+    assert cluster.left
+
+
 def test_a_worker_that_finds_nothing_leaves(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hydratune.sweep.work", "nowhere", "--wait", "0.2"], cwd=tmp_path, capture_output=True,

@@ -12,6 +12,8 @@ from hydratune.config.groups import USING
 from hydratune.config.overrides import quoted, refuse_name
 
 FULL = "HYDRA_FULL_ERROR"
+# Mappings whose keys are the user's own; Hydra adds a key only behind a +
+OPEN = re.compile(r"(init_map|sweep\.cluster|(pretrain\.)?optimizer\.options)(\.[^=]+)?=")
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -20,7 +22,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it or refuse.
     `trust` is not taken over: code is trusted only by typing it.
     """
-    arguments = [_at_home(a) for a in arguments]
+    arguments = [f"++{a}" if OPEN.match(a) else a for a in map(_at_home, arguments)]
     multirun = bool({"-m", "--multirun"}.intersection(arguments))
     if world_size() > 1 and multirun:
         raise ValueError(
