@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -61,14 +62,13 @@ def pixels(path: Path, frame: Frame, white: float | None) -> Tensor:
     """The same, but raises Unreadable for a file that is no whole image."""
     with _named(path):
         try:
-            image = _framed(path, path, frame, white)
+            return _framed(path, path, frame, white)
         except ValueError as error:
             # PIL does not unpack long texts, and leaves the image too; its pixels are what is wanted
             content = without_text(path) if "MAX_TEXT" in str(error) else None
             if content is None:
                 raise
-            image = _framed(BytesIO(content), path, frame, white)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+            return _framed(BytesIO(content), path, frame, white)
 
 
 def check_header(path: Path) -> None:
@@ -107,7 +107,7 @@ def _why(path: Path, error: Exception) -> str:
     return message if plain else f"{type(error).__name__} {message}".strip()
 
 
-def _framed(source: Path | BytesIO, path: Path, frame: Frame, white: float | None) -> Image.Image:
+def _framed(source: Path | BytesIO, path: Path, frame: Frame, white: float | None) -> Tensor:
     with Image.open(source, formats=FORMATS) as file:
         file.draft("RGB", (frame.width * 2, frame.height * 2))  # a JPEG is decoded at the smallest sufficient scale
         depth, raw = depth_of(file, path), raw_mode(file)
@@ -118,8 +118,18 @@ def _framed(source: Path | BytesIO, path: Path, frame: Frame, white: float | Non
         return _cut(_opaque(image, raw), frame)
 
 
-def _cut(image: Image.Image, frame: Frame) -> Image.Image:
-    return frame.cut(image, Image.Resampling.BILINEAR, (GREY, GREY, GREY))
+def _cut(image: Image.Image, frame: Frame) -> Tensor:
+    """[3, H, W] uint8"""
+    if frame.fit != "letterbox":
+        seen = frame.cut(image, Image.Resampling.BILINEAR, (GREY, GREY, GREY))
+        return torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous()
+    left, top, right, bottom = frame.placed(*image.size)
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    # three times as fast as PIL, with the same filter; a value may differ by one
+    part = F.interpolate(whole, (bottom - top, right - left), mode="bilinear", antialias=True)[0]
+    canvas = torch.full((3, frame.height, frame.width), GREY, dtype=torch.uint8)
+    canvas[:, top:bottom, left:right] = part
+    return canvas
 
 
 def given(image: Any, frame: Frame) -> Tensor:
@@ -141,8 +151,7 @@ def given(image: Any, frame: Frame) -> Tensor:
         raise ValueError(f"a {type(image).__name__} is no path, PIL image or tensor")
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"):
         raise ValueError(f"a picture of mode {image.mode}: nothing says which value is white; convert it to RGB")
-    cut = _cut(_opaque(turned(image), ""), frame)
-    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous()
+    return _cut(_opaque(turned(image), ""), frame)
 
 
 def size_of(image: Any) -> tuple[int, int]:
