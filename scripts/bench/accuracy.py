@@ -121,7 +121,7 @@ class Plain:
 def bccd(options: argparse.Namespace, console: Console) -> None:
     def ours(seed: int) -> float:
         line = ["experiment=bccd_retinanet", f"epochs={options.epochs}", f"seed={seed}", LAST, "runtime.precision=fp32"]
-        return command([*line, "optimizer.lr=2e-3"], "test_map50")
+        return command([*line], "test_map50")
 
     beside(options, console, "bccd 320 px, batch 8: test mAP50", ours, "torchvision", lambda s: bccd_theirs(s, options))
 
@@ -285,7 +285,7 @@ def works() -> list[Work]:
             "init_from=null",
         ),
         Work("camvid", "camvid", ["experiment=camvid_unet", *lite], "test_miou", 60, *package),
-        Work("bccd", "bccd", ["experiment=bccd_retinanet", *lite, "optimizer.lr=2e-3"], "test_map50", 120, *package),
+        Work("bccd", "bccd", ["experiment=bccd_retinanet", *lite], "test_map50", 120, *package),
     ]  # fmt: skip
 
 
