@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from hydratune.cli.arguments import prepare
-from hydratune.cli.hydra_guard import WatchedLoader
+from hydratune.cli.hydra_guard import watched
 from hydratune.cli.resolvers import resolvers
 from hydratune.cli.stored import stage_of
 from hydratune.config.compose import config_directory, make_job
@@ -119,7 +119,7 @@ def _composed(arguments: list[str], config_dir: str | Path | None) -> tuple[Job,
         assert hydra is not None
         if stored or config_dir:  # others' files may be among what is composed
             search_path = hydra.config_loader.get_search_path()
-            hydra.config_loader = WatchedLoader(search_path, frozenset([*prepared, *search]))
+            hydra.config_loader = watched([*prepared, *search])(search_path)
         config = compose("config", overrides=[*search, *prepared], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         task = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])

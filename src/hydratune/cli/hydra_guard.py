@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,24 @@ def refuse_foreign_hydra(arguments: Sequence[str], resumed: bool = False) -> Non
                 f"{shadow}: hydratune's own comes first; what is read is a file in a group, such as experiment/"
             )
     if typed.config_dir or resumed or any("hydra.searchpath" in a for a in arguments):
-        loader = partial(WatchedLoader, typed=frozenset(arguments))
-        internal.ConfigLoaderImpl = loader  # type: ignore[assignment, misc]
+        internal.ConfigLoaderImpl = watched(arguments)  # type: ignore[misc]
         made = internal.Hydra.create_main_hydra2("hydratune", create_config_search_path(None))
         GlobalHydra.instance().clear()
         assert isinstance(made.config_loader, WatchedLoader)  # else another Hydra than we know
 
 
+def watched(typed: Sequence[str]) -> type[WatchedLoader]:
+    """A class, as Hydra takes it for one. typed: overrides that are the user's own."""
+    return type("WatchedLoader", (WatchedLoader,), {"typed": frozenset(typed)})
+
+
 class WatchedLoader(ConfigLoaderImpl):
     """Hydra's loader, with a look at all that it composes."""
 
-    def __init__(self, config_search_path: ConfigSearchPath, typed: frozenset[str]) -> None:
+    typed: frozenset[str]
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        self.typed = typed
         self.refused: str | None = None
 
     def load_configuration(
