@@ -225,12 +225,13 @@ def check_line(arguments: Sequence[str], directory: Path) -> None:
     """
     from hydra._internal.utils import get_args_parser
 
+    from hydratune.cli.arguments import opened
     from hydratune.config.overrides import flags_first
     from hydratune.config.trust import trusted
 
     typed = [a for a in arguments if a != "..."]
     parsed = get_args_parser().parse_args(flags_first(typed))
-    overrides = [o for o in parsed.overrides if not o.startswith("resume=")]
+    overrides = [opened(o) for o in parsed.overrides if not o.startswith("resume=")]
     using = any(o.removeprefix("stage=") in USING for o in overrides)
     origin = str(directory) if using else "null"
     overrides = [f"init_from={origin}" if re.match(r"init_from=.*[/.]", o) else o for o in overrides]

@@ -22,7 +22,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     Done here because Hydra would otherwise write a new record over DIR's own before anyone could read it or refuse.
     `trust` is not taken over: code is trusted only by typing it.
     """
-    arguments = [f"++{a}" if OPEN.match(a) else a for a in map(_at_home, arguments)]
+    arguments = [opened(_at_home(a)) for a in arguments]
     multirun = bool({"-m", "--multirun"}.intersection(arguments))
     if world_size() > 1 and multirun:
         raise ValueError(
@@ -51,6 +51,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     refuse_other_config_dir(directory, arguments, "resume")
     own = [f"hydra.run.dir={quoted(str(directory))}", "resume=auto", "hydra.output_subdir=null"]
     return [*stored, *later, *own]
+
+
+def opened(argument: str) -> str:
+    """As Hydra takes a key that is the user's own."""
+    return f"++{argument}" if OPEN.match(argument) else argument
 
 
 def _at_home(argument: str) -> str:
