@@ -194,7 +194,26 @@ def _red_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.contiguous() for name, t in tensors.items()}
 
 
+# ---- BERT of TensorFlow (arXiv 1810.04805), as transformers' BertFor... call it
+
+BERT = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
+
+
+def _is_bert(tensors: Tensors) -> bool:
+    return "bert/embeddings/word_embeddings" in tensors
+
+
+def _bert(tensors: Tensors) -> dict[str, Tensor]:
+    found = {}
+    for name, array in tensors.items():
+        *path, last = re.sub(r"/layer_(\d+)/", r"/layer/\1/", name).split("/")
+        last = BERT.get(last, f"{last}.weight" if last.endswith("_embeddings") else last)
+        found[".".join([*path, last])] = (laid_out(array) if name.endswith("/kernel") else array).contiguous()
+    return found
+
+
 FAMILIES = (
+    Family("BERT's of TensorFlow, under transformers' names", _is_bert, _bert),
     Family("BiT's, under timm's names for resnetv2", _is_bit, _bit, HALF),
     Family("ViT's of JAX, under timm's names", _is_vit, _vit, HALF),
     Family("SqueezeNet's of Keras, under torchvision's names", _is_squeezenet, _squeezenet, CAFFE, "features.0"),

@@ -17,7 +17,7 @@ CLOSE = 0.01  # so near, two normalisations are one
 def read_weights(
     path: Path, key: str | None = None, ours: Normalisation | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """(tensors, words on what they are) of a file of torch, safetensors, NumPy, Keras or Flax.
+    """(tensors, words on what they are) of a file of torch, safetensors, NumPy, Keras, Flax or TensorFlow.
 
     key: which of several state dicts of a torch file. ours: the normalisation of the images that the network will see.
     Raises ValueError for a file that holds more than numbers.

@@ -1,4 +1,4 @@
-"""Tensors by name out of the files of other libraries: NumPy's .npz, Keras' HDF5, Flax's msgpack.
+"""Tensors by name out of the files of other libraries: NumPy's .npz, Keras' HDF5, Flax's msgpack, TensorFlow's.
 
 Nothing in them is executed, and no other file is followed: pickled objects, links, external and virtual data are
 refused by name, and so is what claims to be far larger than it is.
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydratune.models.tensorflow_checkpoint import tensorflow_tensors
+
 LARGEST = 64 * 2**30  # bytes of all tensors
 DENSEST = 100  # weights do not compress that much; a file that unpacks to more is none
 INSTALL = "pip install 'hydratune[weights]'"
-SUFFIXES = (".npz", ".h5", ".hdf5", ".keras", ".msgpack")
+SUFFIXES = (".npz", ".h5", ".hdf5", ".keras", ".msgpack", ".index")
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
@@ -32,6 +34,8 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     try:
         if suffix == ".npz":
             return {name: _tensor(array, name) for name, array in _npz(path)}
+        if suffix == ".index":
+            return {name: _tensor(array, name) for name, array in tensorflow_tensors(path)}
         if suffix == ".msgpack":
             return {name: _tensor(array, name) for name, array in _msgpack(path)}
         return {name: _tensor(array, name) for name, array in _hdf5(path)}

@@ -6,23 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydratune.sweep.pool import Places, Pool
 from hydratune.sweep.settings import SweepSettings
 from hydratune.sweep.shared import UNITS, SharedPool
 
 ENDED = "all of its workers have ended, and there is work left"
-
-
-class Cluster(Protocol):
-    """Workers that were started elsewhere."""
-
-    def problem(self) -> str | None:
-        """Why none of them will take anything any more."""
-
-    def leave(self) -> None:
-        """The sweep is over: those that have not begun need not."""
 
 
 def pool_of(directory: Path, settings: SweepSettings) -> Pool | SharedPool:

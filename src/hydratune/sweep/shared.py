@@ -20,19 +20,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from hydratune.core.secrets import as_references, from_references, hidden
 from hydratune.record.claim import take_over
 from hydratune.sweep.plan import Unit
 from hydratune.sweep.pool import Event, Places
 
-if TYPE_CHECKING:
-    from hydratune.sweep.clusters import Cluster
-
 UNITS = ".units"
 POLL = 0.1  # seconds
 BEATS = 5  # of a worker's count in the time after which it is given up
+
+
+class Cluster(Protocol):
+    """Workers that were started elsewhere."""
+
+    def problem(self) -> str | None:
+        """Why none of them will take anything any more."""
+
+    def leave(self) -> None:
+        """The sweep is over: those that have not begun need not."""
 
 
 class Beat:
