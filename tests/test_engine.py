@@ -22,7 +22,16 @@ from hydratune.freeze.report import trains as rows
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze, Pattern
 from hydratune.models.network import build_network
 from hydratune.optim.optimizers import SGD, AdamW, OptimizerConfig, Torch
-from hydratune.optim.schedules import BitHyperRule, Constant, Cosine, Linear, MultiStep, Schedule
+from hydratune.optim.schedules import (
+    BitHyperRule,
+    Constant,
+    Cosine,
+    Linear,
+    MultiStep,
+    OneCycle,
+    Schedule,
+    WarmupStableDecay,
+)
 from hydratune.record import checkpoint
 from hydratune.tasks.classification import Classification
 from tests.tiny import CPU, SPEC, go, network, same, stream, trial, weights
@@ -306,6 +315,27 @@ def test_factored_optimizer_state_resumes(tmp_path: Path) -> None:
 
 
 # ---- schedules and rates
+
+
+def test_one_cycle_is_torch_s() -> None:
+    for warmup, steps in ((0.3, 100), (0.1, 40), (0.25, 8)):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=warmup)
+        ours = OneCycle(warmup)
+        for step in range(steps):
+            assert ours.factor(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), (steps, step)
+            optimizer.step()
+            if step < steps - 1:
+                theirs.step()
+
+
+def test_stable_until_it_decays() -> None:
+    schedule = WarmupStableDecay(warmup_steps=10, decay_steps=0.2, final=0.1)
+    rates = [schedule.factor(step, 110) for step in range(110)]
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)]) and rates[10:91] == [1.0] * 81
+    assert rates[91:] == sorted(rates[91:], reverse=True) and rates[95] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert [schedule.factor(step, 1000) for step in range(90)] == rates[:90]  # longer, it has begun the same
 
 
 @pytest.mark.parametrize(

@@ -83,14 +83,16 @@ class WatchedLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
         self.refused: str | None = None
 
-    def load_configuration(
-        self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> DictConfig:  # fmt: skip
-        """Raises ValueError for what is another one's, and ever after: Hydra goes on where a first look fails."""
+    def _load_configuration_impl(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **more: Any
+    ) -> DictConfig:
+        """What all ways to a configuration lead through, in Hydra 1.3 and 1.4.
+
+        Raises ValueError for what is another one's, and ever after: Hydra goes on where a first look fails.
+        """
         if self.refused is not None:
             raise ValueError(self.refused)
-        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        config = super()._load_configuration_impl(config_name, overrides, run_mode, *args, **more)
         try:
             _refuse_others(_hydra_node(config), self._expected(config_name, overrides, run_mode))
             _refuse_places(config)

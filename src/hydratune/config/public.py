@@ -58,7 +58,9 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "optim": {
         "optimizers": ("OptimizerConfig", "SGD", "AdamW", "Muon", "Torch"),
-        "schedules": ("Schedule", "Constant", "Cosine", "Linear", "MultiStep", "BitHyperRule"),
+        "schedules": (
+            "Schedule", "Constant", "Cosine", "Linear", "MultiStep", "OneCycle", "WarmupStableDecay", "BitHyperRule",
+        ),
     },
     "engine": {"settings": ("Settings",)},
     "distributed": {"runtime": ("Runtime",)},

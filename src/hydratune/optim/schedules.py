@@ -30,9 +30,13 @@ class Schedule(ABC):
     def decay(self, progress: float) -> float:
         """progress: share of the steps after warm-up that are done, in [0, 1)."""
 
+    def warmup(self, num_steps: int) -> int:
+        """Steps of it."""
+        return int(self.warmup_steps * num_steps) if isinstance(self.warmup_steps, float) else self.warmup_steps
+
     def factor(self, step: int, num_steps: int) -> float:
         """Pure: the factor for the update that takes step `step` (from 0) of `num_steps`."""
-        warmup = int(self.warmup_steps * num_steps) if isinstance(self.warmup_steps, float) else self.warmup_steps
+        warmup = self.warmup(num_steps)
         if step < warmup:
             return (step + 1) / warmup
         return self.decay((step - warmup) / max(num_steps - warmup, 1))
@@ -84,6 +88,50 @@ class MultiStep(Schedule):
 
     def decay(self, progress: float) -> float:
         return self.gamma ** sum(progress >= m for m in self.milestones)
+
+
+class OneCycle(Schedule):
+    """Half a cosine up from 1 / `div`, half a cosine down to 1 / (`div` * `final_div`) (arXiv 1708.07120, as torch's
+    OneCycleLR has it; momentum stays).
+    """
+
+    def __init__(self, warmup_steps: int | float = 0.3, div: float = 25.0, final_div: float = 1e4) -> None:
+        super().__init__(warmup_steps)
+        for key, value in (("div", div), ("final_div", final_div)):
+            if value < 1:
+                raise ValueError(f"schedule.{key}={value}: at least 1")
+        self.div, self.final_div = div, final_div
+
+    def decay(self, progress: float) -> float:
+        return _between(1.0, 1 / (self.div * self.final_div), progress)
+
+    def factor(self, step: int, num_steps: int) -> float:
+        top = self.warmup(num_steps) - 1  # the step that has the whole rate
+        if step < top:
+            return _between(1 / self.div, 1.0, step / top)
+        return self.decay((step - top) / max(num_steps - 1 - top, 1))
+
+
+class WarmupStableDecay(Schedule):
+    """1 until the last `decay_steps`, then down to `final` as the square root falls (arXiv 2404.06395, 2405.18392)."""
+
+    def __init__(self, warmup_steps: int | float = 0.05, decay_steps: float = 0.2, final: float = 0.0) -> None:
+        """decay_steps: share of the steps after warm-up."""
+        super().__init__(warmup_steps)
+        if not 0 < decay_steps <= 1:
+            raise ValueError(f"schedule.decay_steps={decay_steps}: a share above 0, at most 1")
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final={final}: a factor from 0 to 1")
+        self.decay_steps, self.final = decay_steps, final
+
+    def decay(self, progress: float) -> float:
+        done = max(progress - (1 - self.decay_steps), 0.0) / self.decay_steps
+        return self.final + (1 - self.final) * (1 - math.sqrt(done))
+
+
+def _between(first: float, last: float, progress: float) -> float:
+    """Along half a cosine."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class BitHyperRule(Schedule):
