@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hydratune.core.types import Backbone
+from hydratune.core.types import Backbone, LayerGroup
 from hydratune.freeze.lora import A, LoRA, is_adapter, merged, save_adapter
 from hydratune.models.network import Network, build_network
 from hydratune.models.vision.torchvision_models import torchvision_model
@@ -128,6 +129,40 @@ def test_a_run_with_updates_resumes(tmp_path: Path) -> None:
     u = trial(tmp_path, second, LoRA(rank=2), name="second")
     go([u], first=u.restore(saved))
     assert same(weights(whole), weights(second))
+
+
+def test_layers_that_are_called_never_form_the_whole_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that reads a weight has the sum; a Linear or Conv2d that is called does without."""
+    from transformers.pytorch_utils import Conv1D
+
+    from hydratune.freeze.lora import LowRank
+
+    source = nn.Module()
+    source.conv, source.linear, source.turned = (
+        nn.Conv2d(3, 4, 3, 2, 1, padding_mode="circular"),
+        nn.Linear(4, 5),
+        Conv1D(6, 5),
+    )
+    names = {n: n for n, _ in source.named_parameters()}
+    (group, _) = LoRA(rank=2).adapt([LayerGroup("body", source, names), LayerGroup("head", nn.Identity(), {})])
+    with torch.no_grad():
+        for name, parameter in source.named_parameters():
+            if is_adapter(group.names[name]):
+                parameter.normal_(std=0.1)
+    x, rows = torch.randn(2, 3, 7, 7), torch.randn(2, 4)
+    given = ((source.conv, x), (source.linear, rows), (source.turned, torch.randn(2, 5)))
+    summed = []
+    for module, inputs in given:  # as the source's layer computes with the sum
+        plain = copy.deepcopy(module)
+        torch.nn.utils.parametrize.remove_parametrizations(plain, "weight")
+        summed.append(type(plain).forward(plain, inputs))
+    monkeypatch.setattr(LowRank, "forward", lambda self, weight: pytest.fail("the sum was formed"))
+    for (module, inputs), expected in zip(given, summed, strict=True):
+        assert torch.allclose(module(inputs), expected, atol=1e-5)
+
+
+def test_a_rank_stabilised_scale() -> None:
+    assert LoRA(rank=16, alpha=8).scale == 0.5 and LoRA(rank=16, alpha=8, rank_stabilized=True).scale == 2.0
 
 
 # ---- PEFT

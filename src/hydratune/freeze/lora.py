@@ -1,7 +1,8 @@
 """LoRA: a frozen base with low-rank updates (Hu et al. 2021, arXiv 2106.09685).
 
 A parametrization rather than a layer of its own: attention layers read `.weight` themselves, and every tensor of the
-source model keeps its name. The price is that backward forms the gradient of the whole weight before it is projected.
+source model keeps its name. Whoever reads it so has the sum, whose gradient is formed whole. A Linear or Conv2d that is
+called takes its inputs through the base and through the two small factors, and the whole gradient is never formed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -34,8 +37,8 @@ class LowRank(nn.Module):
 
     lora_scale: Tensor
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float, transposed: bool = False) -> None:
-        """transposed: the weight is [inputs, outputs], as in GPT-2's Conv1D."""
+    def __init__(self, weight: Tensor, rank: int, scale: float, transposed: bool = False) -> None:
+        """scale: of the update. transposed: the weight is [inputs, outputs], as in GPT-2's Conv1D."""
         super().__init__()
         outputs, *inputs = weight.t().shape if transposed else weight.shape
         self.transposed = transposed
@@ -44,23 +47,58 @@ class LowRank(nn.Module):
         if transposed:
             self.register_buffer("lora_transposed", torch.tensor(1.0))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.register_buffer("lora_scale", torch.tensor(alpha / rank))  # a checkpoint can be merged by itself
+        self.register_buffer("lora_scale", torch.tensor(scale))  # a checkpoint can be merged by itself
 
     def forward(self, weight: Tensor) -> Tensor:
         update = self.lora_B @ self.lora_A.flatten(1)
         return weight + self.lora_scale * (update.t() if self.transposed else update.view(weight.shape))
 
 
+# ---- layers that are called: equation 3 from the right
+
+
+def _linear(self: Any, x: Tensor) -> Tensor:
+    base, low = self.parametrizations.weight.original, self.parametrizations.weight[0]
+    return F.linear(x, base, self.bias) + low.lora_scale * F.linear(F.linear(x, low.lora_A), low.lora_B)
+
+
+def _conv1d(self: Any, x: Tensor) -> Tensor:
+    """Of transformers: [..., inputs] -> [..., outputs]"""
+    base, low = self.parametrizations.weight.original, self.parametrizations.weight[0]
+    return F.linear(x, base.t(), self.bias) + low.lora_scale * F.linear(F.linear(x, low.lora_A), low.lora_B)
+
+
+def _conv2d(self: Any, x: Tensor) -> Tensor:
+    base, low = self.parametrizations.weight.original, self.parametrizations.weight[0]
+    update = F.conv2d(self._conv_forward(x, low.lora_A, None), low.lora_B[:, :, None, None])
+    return self._conv_forward(x, base, self.bias) + low.lora_scale * update
+
+
+def _factored(module: nn.Module) -> Callable[[Any, Tensor], Tensor] | None:
+    """How it is called without the sum of its weight; None where it is of a kind that does more with it."""
+    if is_conv1d(module):
+        return _conv1d
+    if type(module) is nn.Conv2d and module.groups == 1:  # of few inputs each, the sum is cheaper
+        return _conv2d
+    return _linear if type(module) is nn.Linear else None
+
+
 class LoRA:
     """freeze=lora: low-rank updates of Linear, Conv2d and attention layers, and the head train."""
 
-    def __init__(self, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None) -> None:
-        """alpha: the update counts alpha / rank. targets: regular expressions for layers; null: all below the head."""
+    def __init__(
+        self, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None, rank_stabilized: bool = False
+    ) -> None:
+        """alpha: the update counts alpha / rank; rank_stabilized: alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
+
+        targets: regular expressions for layers; null: all below the head.
+        """
         if rank < 1:
             raise ValueError(f"freeze.rank={rank}: at least 1")
         if alpha <= 0:
             raise ValueError(f"freeze.alpha={alpha}: must be above 0")
-        self.rank, self.alpha, self.targets = rank, alpha, targets
+        self.rank, self.alpha, self.targets, self.rank_stabilized = rank, alpha, targets, rank_stabilized
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
         adapters = [n for n in from_group(groups, 0) if n.endswith((A, B))]
@@ -83,8 +121,11 @@ class LoRA:
             raise ValueError("freeze=lora: this network has no Linear, Conv2d or attention layer below its head")
         for _, name, module, tensor in found:
             if self.targets is None or any(re.search(target, name) for target in self.targets):
-                update = LowRank(getattr(module, tensor), self.rank, self.alpha, is_conv1d(module))
+                called = _factored(module)
+                update = LowRank(getattr(module, tensor), self.rank, self.scale, is_conv1d(module))
                 parametrize.register_parametrization(module, tensor, update, unsafe=True)
+                if called is not None:
+                    type(module).forward = called  # a class of this module alone
         return [LayerGroup(g.name, g.module, _names(g)) for g in groups]
 
 
