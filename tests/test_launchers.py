@@ -80,7 +80,9 @@ cp "$1" "$SUBMITTED"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
 for i in $(seq 0 "${last:-0}"); do
   SLURM_JOB_ID=7$i SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 \\
-    SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here nohup bash "$1" > "$SUBMITTED.$i" 2>&1 &
+    SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here SUBMITTED="$SUBMITTED" \\
+    nohup bash -c 'bash "$0" > "$SUBMITTED.$SLURM_ARRAY_TASK_ID" 2>&1; touch "$SUBMITTED.$SLURM_ARRAY_TASK_ID.ended"' \\
+    "$1" > /dev/null 2>&1 &
 done
 echo Submitted batch job 7
 """
@@ -90,7 +92,9 @@ exec "$@"
 """
 SACCT = """#!/usr/bin/env bash
 echo 'JobID|State|NodeList'
-for i in 0 1; do echo "7_$i|COMPLETED|here"; done
+for i in 0 1; do
+  if [ -e "$SUBMITTED.$i.ended" ]; then echo "7_$i|COMPLETED|here"; else echo "7_$i|RUNNING|here"; fi
+done
 """
 
 
