@@ -30,6 +30,7 @@ from hydratune.cli.api import load
 from hydratune.cli.arguments import prepare as prepare_arguments
 from hydratune.cli.hydra_guard import refuse_foreign_hydra
 from hydratune.config import instantiate
+from hydratune.config.hydra_versions import NEWER
 from hydratune.config.overrides import flags_first
 from hydratune.data.archive import unpacked
 from hydratune.models.load_weights import read_tensors
@@ -293,6 +294,8 @@ def config(name: str, text: str, *arguments: str, file: str = "experiment/evil.y
             (home / "conf" / path).write_text(said.replace("HOME", str(home)))
         given = arguments or ("--config-dir=HOME/conf", "experiment=evil")
         others = ("yaml", "hydra.errors") if "!!" in text or file.startswith("hydra/config") else ()
+        if "/zoo" in text and NEWER:  # Hydra 1.4 refuses such options itself
+            others = ("hydra.errors",)
         return refused(lambda: commanded([a.replace("HOME", str(home)) for a in given], home), *others)
 
     return Payload("configuration", name, attack)
