@@ -78,7 +78,7 @@ def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
     import sqlite3
     from contextlib import closing
 
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper.config")
     done = hydratune(
         *LINE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.001,0.1)",
         "sweep.repeat=2", cwd=tmp_path,
