@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
+from hydratune.tasks.choices import check_class_weights
 from hydratune.tasks.columns import others
 from hydratune.tasks.heads import linear_head
 
@@ -26,9 +29,15 @@ class Classification(Task):
     monitors: tuple[str, ...] = ("accuracy", "macro_f1", "mcc")
     mixes = True
 
-    def __init__(self, label_smoothing: float = 0.0, head_init: str = "standard", monitor: str = "accuracy") -> None:
+    def __init__(
+        self, label_smoothing: float = 0.0, head_init: str = "standard", monitor: str = "accuracy",
+        class_weights: Sequence[float] | None = None, focal: float = 0.0,
+    ) -> None:  # fmt: skip
         """head_init: standard (torch's) or zero (as BiT-HyperRule has it, arXiv 1912.11370). monitor: the metric of
         validation that selects.
+
+        class_weights: of each class in the loss, whose mean is over their sum. focal: gamma, by which what is known
+        already counts less (arXiv 1708.02002); 0: cross-entropy.
         """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
@@ -36,16 +45,38 @@ class Classification(Task):
             raise ValueError(f"dataset.task.head_init={head_init}: standard or zero")
         if monitor not in self.monitors:
             raise ValueError(f"dataset.task.monitor={monitor}: one of {', '.join(self.monitors)}")
+        check_class_weights(class_weights)
+        if not 0 <= focal < math.inf:
+            raise ValueError(f"dataset.task.focal={focal}: at least 0")
         self.label_smoothing, self.head_init, self.monitor = label_smoothing, head_init, monitor
+        self.class_weights = None if class_weights is None else tuple(class_weights)
+        self.focal = focal
 
     def build_head(self, features: Features, spec: Spec) -> nn.Module:
         """features: [1, D] of one sample. A Linear D -> K."""
+        self._check_weights(spec)
         return linear_head(features, spec.num_classes, self.head_init == "zero")
+
+    def _check_weights(self, spec: Spec) -> None:
+        if self.class_weights is not None and len(self.class_weights) != spec.num_classes:
+            raise ValueError(
+                f"dataset.task.class_weights={list(self.class_weights)}: {len(self.class_weights)} numbers for "
+                f"{spec.num_classes} classes"
+            )
 
     def loss(self, outputs: Tensor, batch: Batch) -> Loss:
         """outputs: [B, K] logits; float32 whatever the network computes in."""
-        total = F.cross_entropy(outputs.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
-        return Loss.of(total, len(outputs))
+        if self.class_weights is None and not self.focal:
+            wanted = batch.targets
+            total = F.cross_entropy(outputs.float(), wanted, reduction="sum", label_smoothing=self.label_smoothing)
+            return Loss.of(total, len(outputs))
+        logs = outputs.float().log_softmax(1)
+        given = batch.targets
+        shares = given.float() if given.is_floating_point() else F.one_hot(given, logs.shape[1]).float()
+        weights = logs.new_ones(logs.shape[1]) if self.class_weights is None else logs.new_tensor(self.class_weights)
+        count = (shares * weights).sum()  # as torch's weighted mean
+        smooth = shares * (1 - self.label_smoothing) + self.label_smoothing / logs.shape[1]
+        return Loss.of(-(smooth * weights * (1 - logs.exp()) ** self.focal * logs).sum(), count)
 
     def scores(self, outputs: Tensor) -> Tensor:
         """outputs: [B, K] logits. Probabilities, in float64: no two logits become one."""
@@ -62,6 +93,7 @@ class Classification(Task):
         return [{**row, "true": names[t]} for row, t in zip(found, true, strict=True)] if true else found
 
     def metrics(self, spec: Spec, device: torch.device) -> ClassificationMetrics:
+        self._check_weights(spec)
         return ClassificationMetrics(spec, device)
 
 

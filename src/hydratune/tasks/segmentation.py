@@ -16,7 +16,7 @@ from hydratune.core.task import Asked, Task
 from hydratune.core.types import Batch, Features, Spec, Summary
 from hydratune.distributed.runtime import Runtime
 from hydratune.record import pictures
-from hydratune.tasks.choices import check_choice
+from hydratune.tasks.choices import check_choice, check_class_weights
 from hydratune.tasks.heads import HEADS, dense_head, first_level
 
 IGNORED = 255  # in the masks of batches, whatever number the files have for it
@@ -46,8 +46,7 @@ class Segmentation(Task):
             raise ValueError(f"dataset.task.label_smoothing={label_smoothing}: between 0 and 1")
         if not 0 <= dice < math.inf:
             raise ValueError(f"dataset.task.dice={dice}: a weight, at least 0")
-        if class_weights is not None and not all(0 <= w < math.inf for w in class_weights):
-            raise ValueError(f"dataset.task.class_weights={list(class_weights)}: a weight per class, at least 0")
+        check_class_weights(class_weights)
         for key, value, known in (("monitor", monitor, MONITORS), ("head", head, HEADS)):
             check_choice(key, value, known)
         self.label_smoothing, self.monitor, self.head, self.dice = label_smoothing, monitor, head, dice
