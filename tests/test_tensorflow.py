@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: files that TensorFlow 2.21 wrote, the same files spoilt, and the names of its BERT."""
+"""TensorFlow's checkpoints: files that TensorFlow 2.21 wrote, and the same files spoilt."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from hydratune.models.crc32c import crc32c, masked
 from hydratune.models.foreign import read_weights
-from hydratune.models.tensorflow_checkpoint import MAGIC, crc32c, tensorflow_tensors
+from hydratune.models.tensorflow_checkpoint import MAGIC, tensorflow_tensors
 
 HERE = Path(__file__).parent / "tensorflow"
 # In the order that they were made, each with the numbers 0, 0.5, 1, ... from its place on, cut to its type
@@ -66,10 +66,27 @@ def test_a_variable_in_parts_is_refused() -> None:
         read_weights(HERE / "parts.index")
 
 
+def test_what_lies_at_the_edges() -> None:
+    """A number alone in bfloat16, none at all, more than a sum is made of at a time; what optimizers left."""
+    tensors, _ = read_weights(HERE / "edges.ckpt.index")
+    assert set(tensors) == {"scalar16", "empty", "flags", "large", "u32", "x", "y", "z"}
+    assert tensors["scalar16"].shape == () and tensors["scalar16"].item() == 1.5 and tensors["empty"].shape == (0, 3)
+    assert tensors["flags"].tolist() == [True, False, True] and tensors["u32"].tolist() == [2**31, 2**31 + 1, 2**31 + 2]
+    assert tensors["large"].tolist() == list(range(3000))
+
+
 def test_sums_are_castagnoli_s() -> None:
-    """RFC 3720, B.4."""
+    """RFC 3720, B.4; those of long texts are those of their bytes one by one."""
     assert crc32c(bytes(32)) == 0x8A9136AA and crc32c(b"\xff" * 32) == 0x62A8AB43
     assert crc32c(bytes(range(32))) == 0x46DD794E
+    chance = random.Random(0)
+    for length in (1, 8191, 8192, 8193, 9 * 1024, 17 * 1024 + 5, *(chance.randrange(100_000) for _ in range(5))):
+        content, value = chance.randbytes(length), 0xFFFFFFFF
+        for byte in content:
+            value ^= byte
+            for _ in range(8):
+                value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        assert crc32c(content) == value ^ 0xFFFFFFFF, length
 
 
 def spoilt(home: Path, name: str, index: bytes) -> Path:
@@ -84,7 +101,7 @@ def test_whatever_is_cut_off_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"names\.ckpt\.index"):
             read_weights(spoilt(tmp_path, "names.ckpt", whole[:length]))
     (tmp_path / "names.ckpt.data-00000-of-00001").write_bytes(b"short")
-    with pytest.raises(ValueError, match=r"claims \d+ bytes from \d+ on for \[.*\], in a file of 5"):
+    with pytest.raises(ValueError, match=r"its tensors claim \d+ bytes, and its data files have 5"):
         read_weights(spoilt(tmp_path, "names.ckpt", whole))
 
 
@@ -105,6 +122,25 @@ def test_no_byte_of_the_index_can_be_another_unnoticed(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1.0
 
 
+def test_no_byte_of_the_numbers_can_be_another_unnoticed(tmp_path: Path) -> None:
+    whole, chance = (HERE / "names.ckpt.data-00000-of-00001").read_bytes(), random.Random(0)
+    shutil.copy(HERE / "names.ckpt.index", tmp_path)
+    expected = read_weights(HERE / "names.ckpt.index")[0]
+    unread = 0
+    for place in range(len(whole)):
+        other = bytearray(whole)
+        other[place] ^= 1 << chance.randrange(8)
+        (tmp_path / "names.ckpt.data-00000-of-00001").write_bytes(other)
+        try:
+            found = read_weights(tmp_path / "names.ckpt.index")[0]
+        except ValueError as error:
+            assert "is not as it was written (its sum is another); fetch names.ckpt.data" in str(error)
+            continue
+        assert all(torch.equal(found[k], expected[k]) for k in expected)
+        unread += 1
+    assert unread == 3 * 4 * 4 + 8  # a moment of the optimizer's, and the step
+
+
 def varint(value: int) -> bytes:
     found = b""
     while value >= 0x80:
@@ -112,11 +148,21 @@ def varint(value: int) -> bytes:
     return found + bytes([value])
 
 
+def sum_of(content: bytes) -> bytes:
+    return masked(crc32c(content)).to_bytes(4, "little")
+
+
+def record(key: bytes, value: bytes, shared: int = 0) -> bytes:
+    return varint(shared) + varint(len(key)) + varint(len(value)) + key + value
+
+
+def sealed(body: bytes, restarts: bytes = bytes(4) + b"\1\0\0\0") -> bytes:
+    """A block with its trailer."""
+    return body + restarts + b"\0" + sum_of(body + restarts + b"\0")
+
+
 def block(*pairs: tuple[bytes, bytes]) -> bytes:
-    """With its trailer."""
-    body = b"".join(b"\0" + varint(len(k)) + varint(len(v)) + k + v for k, v in pairs) + bytes(4) + b"\1\0\0\0"
-    value = crc32c(body + b"\0")
-    return body + b"\0" + (((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+    return sealed(b"".join(record(*pair) for pair in pairs))
 
 
 def index_of(*pairs: tuple[bytes, bytes], kind: int | None = None) -> bytes:
@@ -124,7 +170,12 @@ def index_of(*pairs: tuple[bytes, bytes], kind: int | None = None) -> bytes:
     data = block(*pairs)
     if kind is not None:
         data = data[:-5] + bytes([kind]) + data[-4:]
-    top = block((b"zzz", varint(0) + varint(len(data) - 5)))
+    return table_of(data)
+
+
+def table_of(data: bytes, times: int = 1) -> bytes:
+    """times: how often it is said that the block is there."""
+    top = block(*[(b"%06d" % i, varint(0) + varint(len(data) - 5)) for i in range(times)])
     footer = varint(0) + varint(0) + varint(len(data)) + varint(len(top) - 5)
     return data + top + footer.ljust(40, b"\0") + MAGIC.to_bytes(8, "little")
 
@@ -160,53 +211,35 @@ def test_what_an_index_cannot_mean_is_refused(tmp_path: Path, name: str) -> None
 def test_the_writer_of_this_test_writes_what_is_read(tmp_path: Path) -> None:
     """Else the hostile ones would be refused for another reason."""
     (tmp_path / "a.data-00000-of-00001").write_bytes(np.array([1, 2], dtype="f4").tobytes())
-    index = index_of(HEADER, (b"w", b"\x08\x01" + SHAPE + b"\x28\x08"))
+    told = b"\x08\x01" + SHAPE + b"\x28\x08\x35" + sum_of(np.array([1, 2], dtype="f4").tobytes())
+    index = index_of(HEADER, (b"w", told))
     assert read_weights(spoilt(tmp_path, "a", index))[0]["w"].tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"compressed \(kind 1\)"):
         read_weights(spoilt(tmp_path, "a", index_of(HEADER, kind=1)))
 
 
-# ---- BERT
-
-
-def as_tensorflow_has_it(state: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    """Google's names of the tensors of transformers' BertForPreTraining."""
-    found = {}
-    for name, tensor in state.items():
-        if name.startswith("cls.predictions.decoder"):  # the word embeddings, and the bias under its other name
-            continue
-        theirs = name.replace(".", "/").replace("/layer/", "/layer_")
-        if "LayerNorm" in name:
-            theirs = theirs.replace("/weight", "/gamma").replace("/bias", "/beta")
-        elif name == "cls.predictions.bias":
-            theirs = "cls/predictions/output_bias"
-        elif "seq_relationship" in name:
-            theirs = theirs.replace("/weight", "/output_weights").replace("/bias", "/output_bias")
-        elif name.endswith("_embeddings.weight"):
-            theirs = theirs.removesuffix("/weight")
-        elif name.endswith(".weight"):
-            theirs, tensor = theirs.replace("/weight", "/kernel"), tensor.T
-        found[theirs] = tensor.numpy()
-    return found
-
-
-def test_bert_of_tensorflow_is_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
-    config = transformers.BertConfig(vocab_size=30, max_position_embeddings=16, **sizes)
-    torch.manual_seed(0)
-    own = transformers.BertForPreTraining(config).state_dict()
-    own = {name: tensor for name, tensor in own.items() if not name.endswith("position_ids")}
-    pairs, content = [HEADER], b""
-    for name, array in sorted(as_tensorflow_has_it(own).items()):
-        dims = b"".join(b"\x12" + varint(len(d)) + d for d in (b"\x08" + varint(n) for n in array.shape))
-        told = (
-            b"\x08\x01\x12" + varint(len(dims)) + dims + b"\x20" + varint(len(content)) + b"\x28" + varint(array.nbytes)
+ENTRY = b"\x08\x01" + SHAPE + b"\x28\x08"
+COSTLY = {
+    "names in its index have more than": lambda: table_of(
+        sealed(
+            record(*HEADER) + record(b"k" * 200_000, ENTRY)
+            + b"".join(record(b"%06d" % i, ENTRY, 200_000) for i in range(5000))
         )
-        pairs.append((name.encode(), told))
-        content += np.ascontiguousarray(array).tobytes()
-    (tmp_path / "bert.data-00000-of-00001").write_bytes(content)
-    found, said = read_weights(spoilt(tmp_path, "bert", index_of(*pairs)))
-    assert said == "BERT's of TensorFlow, under transformers' names"
-    wanted = {name for name in own if not name.startswith("cls.predictions.decoder")}
-    assert set(found) == wanted and all(torch.equal(found[name], own[name]) for name in wanted)
+    ),
+    "blocks of its index lie one upon another": lambda: table_of(
+        sealed(bytes(200_000), (50_000).to_bytes(4, "little")), times=500
+    ),
+    "has no room for what it claims": lambda: table_of(sealed(record(*HEADER), b"\xff\xff\xff\0")),
+    "its tensors claim 16,000 bytes": lambda: index_of(HEADER, *[(b"%06d" % i, ENTRY) for i in range(2000)]),
+    "claims 99999 data files": lambda: index_of((b"", b"\x08" + varint(99_999))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", list(COSTLY))
+def test_a_small_index_cannot_cost_much(tmp_path: Path, said: str) -> None:
+    (tmp_path / "a.data-00000-of-00001").write_bytes(bytes(8))
+    path = spoilt(tmp_path, "a", COSTLY[said]())
+    began = time.process_time()
+    with pytest.raises(ValueError, match=said):
+        read_weights(path)
+    assert time.process_time() - began < 2.0

@@ -8,11 +8,15 @@ from hydratune.core.paths import MANIFEST, RUN_JSON
 
 
 def found(wanted: str) -> Path:
-    """The path that `init_from` names; best:<sweep directory>, and the file `best` in it, lead to the winner."""
+    """The path that `init_from` names; best:<sweep directory>, and the file `best` in it, lead to the winner.
+
+    A checkpoint of TensorFlow's is several files, and its name that of none of them: it leads to its index.
+    """
     sweep = wanted.removeprefix("best:")
     path = Path(sweep).expanduser() / "best" if sweep != wanted else Path(wanted).expanduser()
     if path.name != "best" or path.is_dir():
-        return path
+        index = path.with_name(f"{path.name}.index") if path.name else path
+        return index if not path.exists() and index.is_file() else path
     if not path.is_file():
         raise ValueError(f"init_from={wanted}: no winner yet (hydratune-report {path.parent} says how far it is)")
     return path.parent / path.read_text().strip()

@@ -40,7 +40,7 @@ def validate(job: Job) -> None:
         raise ValueError(f"init_from={origin}: must be null, auto or a path")
     # a resumed run has all that it needs
     path = origin.removeprefix("best:") if origin and origin != "auto" and config.resume is None else "."
-    if not Path(path).expanduser().exists():
+    if not Path(path).expanduser().exists() and not found(path).exists():
         raise ValueError(f"init_from={origin}: no such run directory, checkpoint or file of tensors")
     instantiate.build(config.engine, "engine", job.trust)  # light: its values are looked at before torch is loaded
     for key, options in OF_EVERY_STRATEGY.items():

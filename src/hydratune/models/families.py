@@ -197,16 +197,20 @@ def _red_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # ---- BERT of TensorFlow (arXiv 1810.04805), as transformers' BertFor... call it
 
 BERT = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
+BERT_HEADS = {"": ["classifier"], "cls/squad": ["qa_outputs"]}  # of run_classifier.py and run_squad.py
 
 
 def _is_bert(tensors: Tensors) -> bool:
-    return "bert/embeddings/word_embeddings" in tensors
+    first = "bert/encoder/layer_0/attention/self/query/kernel"  # ALBERT has the same embeddings, and other layers
+    return "bert/embeddings/word_embeddings" in tensors and first in tensors
 
 
 def _bert(tensors: Tensors) -> dict[str, Tensor]:
     found = {}
     for name, array in tensors.items():
         *path, last = re.sub(r"/layer_(\d+)/", r"/layer/\1/", name).split("/")
+        if last.startswith("output_"):
+            path = BERT_HEADS.get("/".join(path), path)
         last = BERT.get(last, f"{last}.weight" if last.endswith("_embeddings") else last)
         found[".".join([*path, last])] = (laid_out(array) if name.endswith("/kernel") else array).contiguous()
     return found

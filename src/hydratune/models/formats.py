@@ -47,7 +47,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
 
 def _tensor(array: Any, name: str) -> Tensor:
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # bfloat16, of which NumPy knows nothing
-        return torch.from_numpy(array.view(np.uint16).astype(np.int32) << 16).view(torch.float32)
+        return torch.from_numpy(np.array(array.view(np.uint16), np.int32)).bitwise_left_shift(16).view(torch.float32)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} holds {array.dtype}, which are no numbers")
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

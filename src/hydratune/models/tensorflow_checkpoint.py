@@ -2,8 +2,8 @@
 
 The table is LevelDB's: blocks of sorted keys, each with the part that it does not share with the one before. Its values
 are protocol buffers of numbers. Nothing is executed; the files that are opened are named by the index's own name, and
-every place and size is looked at before it is used. Blocks of the index are checked by their sums; of the data the
-sizes are.
+every place and size is looked at before it is used. No part of the files is read twice, so that a small index cannot
+claim a lot. The blocks of the index and the numbers of every tensor that is read are checked by their sums (CRC-32C).
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hydratune.models.crc32c import crc32c, masked
+
 MAGIC = 0xDB4775248B80FB57
 FOOTER, TRAILER = 48, 5
 LARGEST_INDEX = 2**24  # bytes
+LONGEST_NAMES = 2**26  # bytes of all together; a name may share nearly all of the one before
+MOST_FILES = 10_000
 ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the names in checkpoints of objects
 # Numbers of TensorFlow's types; strings, resources and what is quantised are no weights
 TYPES = {1: "f4", 2: "f8", 3: "i4", 4: "u1", 5: "i2", 6: "i1", 9: "i8", 10: "?", 14: "V2", 17: "u2", 19: "f2", 22: "u4",
          23: "u8"}  # fmt: skip
-# What an optimizer and a training loop keep
+# What an optimizer and a training loop keep; under an optimizer's _trainable_variables Keras 3 has the model's own
 OTHERS = re.compile(
-    r"/\.OPTIMIZER_SLOT/|/adam_[mv]$|/Adam(_\d+)?$|/Momentum$|/ExponentialMovingAverage$|^optimizer/|^global_step$|"
-    r"^save_counter$|_power(_\d+)?$"
+    r"/\.OPTIMIZER_SLOT/|/(adam_[mv]|(Adam|RMSProp)(_\d+)?|Momentum|ExponentialMovingAverage)$|^optimizer/(?!_trainable_variables/)|"
+    r"^(global_step|save_counter)$|(^|/)beta[12]_power(_\d+)?$"
 )
 
 
@@ -38,6 +42,7 @@ class Entry(NamedTuple):
     shard: int
     offset: int
     size: int
+    sum: int
     sliced: bool
 
 
@@ -48,17 +53,19 @@ def tensorflow_tensors(path: Path) -> Iterator[tuple[str, Any]]:
     """
     if path.stat().st_size > LARGEST_INDEX:
         raise ValueError(f"its index has {path.stat().st_size:,} bytes, which is no index")
-    entries = dict(_entries(path.read_bytes()))
-    header = entries.pop("", None)
-    if not isinstance(header, int):
+    values = dict(_values(path.read_bytes()))
+    if "" not in values:
         raise ValueError("its index has no header")
-    stem = path.name.removesuffix(".index")
-    shards = [path.with_name(f"{stem}.data-{i:05d}-of-{header:05d}") for i in range(header)]
+    header = _header(values.pop(""))
+    entries = {name: _entry(name, value) for name, value in values.items()}
+    shards = [path.with_name(f"{path.stem}.data-{i:05d}-of-{header:05d}") for i in range(header)]
     for shard in shards:
         if not shard.is_file():
             raise ValueError(f"{shard.name} is not there; a checkpoint is its index and all of its data files")
+    wanted, there = sum(e.size for e in entries.values()), sum(shard.stat().st_size for shard in shards)
+    if wanted > there:
+        raise ValueError(f"its tensors claim {wanted:,} bytes, and its data files have {there:,}")
     for name, entry in entries.items():
-        assert isinstance(entry, Entry)
         if entry.type not in TYPES or OTHERS.search(own := name.removesuffix(ENDING)):
             continue
         yield own, _array(name, entry, shards)
@@ -79,22 +86,35 @@ def _array(name: str, entry: Entry, shards: list[Path]) -> Any:
     with shards[entry.shard].open("rb") as file:
         file.seek(entry.offset)
         content = file.read(entry.size)
+    if masked(crc32c(content)) != entry.sum:
+        raise ValueError(
+            f"{name} is not as it was written (its sum is another); fetch {shards[entry.shard].name} again"
+        )
+    if dtype.kind == "b":
+        return (np.frombuffer(content, np.uint8) != 0).reshape(entry.shape)
     return np.frombuffer(content, dtype=dtype.newbyteorder("<") if dtype.kind != "V" else dtype).reshape(entry.shape)
 
 
 # ---- the table
 
 
-def _entries(index: bytes) -> Iterator[tuple[str, Entry | int]]:
-    """Name and place of each tensor; under the empty name, the number of data files."""
+def _values(index: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and description of each tensor; under the empty name, that of the whole."""
     if len(index) < FOOTER or int.from_bytes(index[-8:], "little") != MAGIC:
         raise ValueError("its index is not one of TensorFlow's")
     _, at = _handle(index, len(index) - FOOTER)
     (place, size), _ = _handle(index, at)
     seen: set[str] = set()
+    letters = end = 0
     for _, handle in _block(index, place, size):
         (place, size), _ = _handle(handle, 0)
+        if place < end:
+            raise ValueError("blocks of its index lie one upon another")
+        end = place + size + TRAILER
         for key, value in _block(index, place, size):
+            letters += len(key)
+            if letters > LONGEST_NAMES:
+                raise ValueError(f"the names in its index have more than {LONGEST_NAMES:,} letters")
             if key.startswith(b"\0"):  # one of several parts
                 own = key[1:].partition(b"\0")[0].decode(errors="replace")
                 raise ValueError(f"{own} is kept in parts, which are not put together")
@@ -105,7 +125,7 @@ def _entries(index: bytes) -> Iterator[tuple[str, Entry | int]]:
             if name in seen:
                 raise ValueError(f"{name} is in its index twice")
             seen.add(name)
-            yield name, _entry(name, value) if name else _header(value)
+            yield name, value
 
 
 def _block(index: bytes, place: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -115,9 +135,11 @@ def _block(index: bytes, place: int, size: int) -> Iterator[tuple[bytes, bytes]]
     block, kind = index[place : place + size], index[place + size]
     if kind != 0:
         raise ValueError(f"its index is compressed (kind {kind}), which TensorFlow's are not")
-    if _masked(crc32c(index[place : place + size + 1])) != int.from_bytes(index[place + size + 1 :][:4], "little"):
+    if masked(crc32c(index[place : place + size + 1])) != int.from_bytes(index[place + size + 1 :][:4], "little"):
         raise ValueError("a block of its index is not as it was written")
     end = size - 4 * (1 + int.from_bytes(block[-4:], "little"))
+    if end < 0:
+        raise ValueError("a block of its index has no room for what it claims")
     at, key = 0, b""
     while at < end:
         shared, at = _varint(block, at)
@@ -177,13 +199,13 @@ def _header(content: bytes) -> int:
     if found.get(2, 0) != 0:
         raise ValueError("its numbers are of a machine with another order of bytes")
     count = found.get(1, 1)
-    if not isinstance(count, int) or not 1 <= count <= 99_999:
+    if not isinstance(count, int) or not 1 <= count <= MOST_FILES:
         raise ValueError(f"its index claims {count} data files")
     return count
 
 
 def _entry(name: str, content: bytes) -> Entry:
-    values: dict[int, Any] = {1: 0, 3: 0, 4: 0, 5: 0}
+    values: dict[int, Any] = {1: 0, 3: 0, 4: 0, 5: 0, 6: b""}
     shape: list[int] = []
     sliced = False
     for number, value in _fields(content):
@@ -197,7 +219,8 @@ def _entry(name: str, content: bytes) -> Entry:
             values[number] = value
     if any(side >= 2**48 for side in (*shape, values[4], values[5])) or len(shape) > 32:
         raise ValueError(f"{name} claims a shape of {shape}")
-    return Entry(values[1], tuple(shape), values[3], values[4], values[5], sliced)
+    told = int.from_bytes(values[6], "little")
+    return Entry(values[1], tuple(shape), values[3], values[4], values[5], told, sliced)
 
 
 def _size(name: str, content: Any) -> int:
@@ -208,31 +231,3 @@ def _size(name: str, content: Any) -> int:
     if not isinstance(size, int):
         raise ValueError(f"{name} is described as no tensor is")
     return size
-
-
-# ---- sums
-
-
-def _table() -> list[int]:
-    table = []
-    for i in range(256):
-        for _ in range(8):
-            i = (i >> 1) ^ (0x82F63B78 if i & 1 else 0)
-        table.append(i)
-    return table
-
-
-TABLE = _table()
-
-
-def crc32c(content: bytes) -> int:
-    """Castagnoli's (RFC 3720, appendix B.4)."""
-    value = 0xFFFFFFFF
-    for byte in content:
-        value = TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
-    return value ^ 0xFFFFFFFF
-
-
-def _masked(value: int) -> int:
-    """As LevelDB stores it."""
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
