@@ -218,6 +218,29 @@ def test_the_writer_of_this_test_writes_what_is_read(tmp_path: Path) -> None:
         read_weights(spoilt(tmp_path, "a", index_of(HEADER, kind=1)))
 
 
+def test_whatever_a_sealed_index_says_is_read_or_refused(tmp_path: Path) -> None:
+    """Bytes changed, and their sums made again, as whoever means harm would."""
+    whole, chance = (HERE / "names.ckpt.index").read_bytes(), random.Random(0)
+    (tmp_path / "names.ckpt.data-00000-of-00001").write_bytes((HERE / "names.ckpt.data-00000-of-00001").read_bytes())
+    size = whole.index(sum_of_first(whole)) - 1
+    for _ in range(600):
+        body = bytearray(whole[: size + 1])
+        for _ in range(chance.randint(1, 3)):
+            body[chance.randrange(size)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        path = spoilt(tmp_path, "names.ckpt", bytes(body) + sum_of(body) + whole[size + 5 :])
+        began = time.process_time()
+        try:
+            assert all(isinstance(tensor, torch.Tensor) for tensor in read_weights(path)[0].values())
+        except ValueError as error:
+            assert "names.ckpt.index" in str(error)
+        assert time.process_time() - began < 1.0
+
+
+def sum_of_first(index: bytes) -> bytes:
+    """The sum of a table's first block, at the only place where what is before it has it."""
+    return next(index[i : i + 4] for i in range(5, len(index)) if sum_of(index[:i]) == index[i : i + 4])
+
+
 ENTRY = b"\x08\x01" + SHAPE + b"\x28\x08"
 COSTLY = {
     "names in its index have more than": lambda: table_of(
