@@ -30,8 +30,10 @@ class Planner:
         if begun or (numerics.get("threads") or 0) <= Places.of(1).cores:
             self.numerics.setdefault(number, dict(numerics))
 
-    def units(self, entries: Sequence[Entry]) -> tuple[list[Unit], Places, dict[int, Any]]:
-        """(what each worker runs, with what places, what each job costs where that was asked).
+    def units(
+        self, entries: Sequence[Entry], known: Mapping[int, Any] | None = None
+    ) -> tuple[list[Unit], Places, dict[int, Any]]:
+        """(what each worker runs, with what places, what each job costs where that was asked). known: such costs.
 
         The threads that a job has are its own from the first plan on, as its last bits depend on them.
         """
@@ -44,21 +46,23 @@ class Planner:
             threads = entry.job.config.threads or self.numerics.get(entry.number, {}).get("threads")
             planned.setdefault(threads, []).append(entry)
         for threads, alike in planned.items():
-            found, seen = self._arranged(alike, places, threads)
+            found, seen = self._arranged(alike, places, threads, known)
             units, costs = units + found, {**costs, **seen}
         units.sort(key=lambda u: -sum(seconds_of(costs.get(e.number, {})) for e in u.entries))
         return units, places, costs
 
     def _arranged(
-        self, entries: Sequence[Entry], places: Places, threads: int | None
+        self, entries: Sequence[Entry], places: Places, threads: int | None, known: Mapping[int, Any] | None
     ) -> tuple[list[Unit], dict[int, Any]]:
         """Units and costs of entries with so many threads each; None: as many as the plan gives them."""
         count = places.count if threads is None else places.at_once(threads)
         groups = [[e] for e in entries] if self._settings.share == "off" else companies(entries)
         costs: dict[int, Any] = {}
         undecided = self._settings.share != "off" and len(groups) < 2 * count and not all(map(heads_alone, groups))
-        if (count > 1 and undecided) or (self._measures and self._settings.share != "off"):
-            costs = self._estimate(groups, places, threads)
+        if known is not None:
+            costs = {e.number: known.get(e.number, {}) for e in entries}
+        elif (count > 1 and undecided) or self._measures:
+            costs = self._estimate(companies(entries), places, threads)
         parts: list[list[Entry]] = []
         for group in groups:
             forks = {e.number: costs.get(e.number, {}).get("fork", 0) for e in group}
@@ -87,6 +91,10 @@ class Planner:
         for threads in {u.threads for u in units} if len(units) > 1 else ():
             self._autotune([e for u in units if u.threads == threads for e in u.entries], threads)
         return [replace(u, entries=[self._with_numerics(e) for e in u.entries]) for u in units]
+
+    def alone(self, entry: Entry) -> Unit:
+        """A job that goes on by itself, with what it began with."""
+        return self.settled([Unit([entry], self.numerics.get(entry.number, {}).get("threads"))])[0]
 
     def _with_numerics(self, entry: Entry) -> Entry:
         assert entry.job is not None

@@ -46,3 +46,8 @@ def repeated(overrides: Overrides, times: int, seed: int) -> list[list[str]]:
         return [list(overrides)]
     others = [o for o in overrides if key_of(o) != "seed"]
     return [[*others, f"seed={seed + i}"] for i in range(times)]
+
+
+def with_value(overrides: Overrides, key: str, value: str) -> list[str]:
+    """The same job with another value of one key."""
+    return [f"{o.partition('=')[0]}={value}" if key_of(o) == key else o for o in overrides]

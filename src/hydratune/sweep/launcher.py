@@ -6,7 +6,9 @@ import contextlib
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,13 +25,25 @@ from hydratune.config.keys import refuse_truths
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.distributed import signals
+from hydratune.sweep import ranking
 from hydratune.sweep.clusters import submit
-from hydratune.sweep.grid import in_step, repeated
+from hydratune.sweep.grid import in_step, repeated, with_value
 from hydratune.sweep.plan import Entry, directory_name, override_dirname, plain
 from hydratune.sweep.runner import SweepRunner
 from hydratune.sweep.settings import SweepSettings
 
-_RUNNERS: dict[Path, SweepRunner] = {}  # of this process: a sweeper such as Optuna's launches many times
+FURTHER = 3  # steps beyond an edge of a grid
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One of this process: a sweeper such as Optuna's launches many times."""
+
+    runner: SweepRunner
+    compose: Callable[[list[str], int], Entry]  # from overrides and the job's number
+
+
+_SWEEPS: dict[Path, Sweep] = {}
 
 
 class JobFailed(RuntimeError):
@@ -52,9 +66,10 @@ def launch(
             raise ValueError(f"sweep.repeat={times}: the seed is swept already; seed=1,2,3 or sweep.repeat=3, not both")
         fixed -= {"seed"}
     places = in_step(job_overrides, settings.zip, values) if settings.zip else range(len(job_overrides))
+    compose = partial(_entry, loader, master, fixed=fixed, arguments=arguments)
     cells = [  # each with its seeds
         [
-            _entry(loader, master, overrides, (initial_job_idx + place) * times + i, fixed, arguments)
+            compose(overrides, (initial_job_idx + place) * times + i)
             for i, overrides in enumerate(repeated(job_overrides[place], times, int(master.seed)))
         ]
         for place in places
@@ -62,9 +77,10 @@ def launch(
     entries = [entry for cell in cells for entry in cell]
     if not settings.wait and not master.dry_run:
         _submit(directory, settings, arguments, entries)
-    if directory not in _RUNNERS:
-        _RUNNERS[directory] = SweepRunner(directory, settings, bool(master.dry_run), arguments)
-    runner = _RUNNERS[directory]
+    if directory not in _SWEEPS:
+        runner = SweepRunner(directory, settings, bool(master.dry_run), arguments)
+        _SWEEPS[directory] = Sweep(runner, compose)
+    runner = _SWEEPS[directory].runner
     outcomes = runner.run(entries)
     failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
     error = None
@@ -97,19 +113,44 @@ def _submit(directory: Path, settings: SweepSettings, arguments: Sequence[str], 
 
 def directories() -> list[Path]:
     """Of the sweeps that are not concluded."""
-    return list(_RUNNERS)
+    return list(_SWEEPS)
 
 
 def conclude() -> None:
-    """Once the sweeper is through: test the winner, write the report, show the table. Raises JobFailed."""
-    failed = [
-        f"{sentence}. The same command with hydra.sweep.dir={runner.directory} tries that again"
-        for runner in _RUNNERS.values()
-        for sentence in runner.conclude()
-    ]
-    _RUNNERS.clear()
+    """Once the sweeper is through: go beyond edges where that is asked for, test the winner, write the report, show the
+    table. Raises JobFailed.
+    """
+    failed = []
+    for sweep in _SWEEPS.values():
+        if sweep.runner.settings.extend and not sweep.runner.dry_run:
+            _extend(sweep)
+        again = f"The same command with hydra.sweep.dir={sweep.runner.directory} tries that again"
+        failed += [f"{sentence}. {again}" for sentence in sweep.runner.conclude()]
+    _SWEEPS.clear()
     if failed:
         raise JobFailed("; ".join(failed))
+
+
+def _extend(sweep: Sweep) -> None:
+    """The best cell with the next value of each key whose best one lies at an edge, as long as that is so."""
+    runner = sweep.runner
+    zipped = {key for group in runner.settings.zip for key in group}
+    for _ in range(FURTHER):
+        ranked = ranking.read(runner.directory)
+        edges = [edge for edge in ranked.edges() if edge.key not in zipped]
+        best = {row.directory.name for row in ranked.cells[0].rows} if edges else set()
+        seeds = [entry for entry in runner.entries.values() if entry.name in best and entry.same_as is None]
+        added, number = [], 1 + max(runner.entries, default=0)
+        for edge in edges:
+            entries = [
+                sweep.compose(with_value(e.overrides, edge.key, edge.beyond), number + i) for i, e in enumerate(seeds)
+            ]
+            if all(entry.error is None for entry in entries):  # 1.2 may be no value for it
+                runner.screen.line(f"{edge}: sweep.extend=true tries {edge.beyond}")
+                added += entries
+        if not added:
+            return
+        runner.run(added)
 
 
 def _settings(master: DictConfig) -> SweepSettings:

@@ -73,8 +73,11 @@ class Pool:
         self._running: dict[Connection, tuple[BaseProcess, Unit, int]] = {}
         self._started = 0
 
-    def run(self, mode: str, units: Sequence[Unit], places: Places) -> Iterator[Event]:
-        """Events as they come. What is appended to `units` while it runs is run as well."""
+    def run(self, mode: str, units: Sequence[Unit], places: Places, until: float | None = None) -> Iterator[Event]:
+        """Events as they come. What is appended to `units` while it runs is run as well.
+
+        until: of time.monotonic(), when all that still runs is stopped.
+        """
         queue, added = deque(units), len(units)
         free = list(range(places.count))
         done: set[Connection] = set()  # workers that said themselves that they are through
@@ -86,7 +89,10 @@ class Pool:
                     self._start(mode, queue.popleft(), free.pop(0), places)
                 if not self._running:
                     return
-                for connection in wait(list(self._running)):
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                for connection in wait(list(self._running), left):
                     assert isinstance(connection, Connection)
                     process, unit, place = self._running[connection]
                     try:

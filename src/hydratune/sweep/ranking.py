@@ -79,21 +79,45 @@ class Ranking:
         known = cell.sampling is not None and best.sampling is not None
         return compared(own, other, math.hypot(cell.sampling or 0, best.sampling or 0) if known else None)
 
-    def edges(self) -> list[str]:
-        """A sentence per numeric key whose best value lies at the end of its grid."""
-        if not self.cells:
-            return []
-        sentences = []
-        best = dict(self.cells[0].settings)
+    def edges(self) -> list[Edge]:
+        """Numeric keys whose best value lies at the end of its grid."""
+        found = []
+        best = dict(self.cells[0].settings) if self.cells else {}
         for key in self.keys:
             pairs = [(v, r) for r in self.rows if (v := number(r.varies.get(key))) is not None]
             values = sorted({v for v, _ in pairs})
             compared = {v for v, r in pairs if r.value == r.value}  # the others have failed
             at = number(best.get(key))
             if key != "seed" and len(compared) > 1 and at in (values[0], values[-1]):
-                end, beyond = ("lower", "smaller") if at == values[0] else ("upper", "larger")
-                sentences.append(f"the best {key}, {best[key]}, lies at the {end} edge of its grid: try {beyond} ones")
-        return sentences
+                assert at is not None
+                lower = at == values[0]
+                found.append(Edge(key, best[key], at, values[1] if lower else values[-2], lower))
+        return found
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A key's best value, at the lower or the upper end of its grid, and the one before it."""
+
+    key: str
+    best: str
+    value: float
+    before: float
+    lower: bool
+
+    @property
+    def beyond(self) -> str:
+        """The next value in that direction: as far again, in proportion where all are above 0."""
+        if min(self.value, self.before) > 0:
+            following = self.value * self.value / self.before
+        else:
+            following = 2 * self.value - self.before
+        whole = self.best.lstrip("+-").isdigit() and self.before.is_integer()
+        return str(round(following)) if whole else f"{following:.10g}"
+
+    def __str__(self) -> str:
+        end, beyond = ("lower", "smaller") if self.lower else ("upper", "larger")
+        return f"the best {self.key}, {self.best}, lies at the {end} edge of its grid: try {beyond} ones"
 
 
 def value_at(record: RunRecord, halt: float) -> float | None:
@@ -199,7 +223,7 @@ def markdown(ranking: Ranking) -> str:
     if ranking.cells:
         parts += ["# Cells, over seeds", markdown_table(*cell_table(ranking))]
         parts += ["# Best of each strategy", markdown_table(*cell_table(ranking, best_of_each(ranking)))]
-        parts += [f"**{in_markdown(warning)}**" for warning in ranking.edges()]
+        parts += [f"**{in_markdown(str(edge))}**" for edge in ranking.edges()]
     return "\n\n".join(parts) + "\n"
 
 

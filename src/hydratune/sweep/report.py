@@ -51,8 +51,8 @@ def show(directory: Path, screen: Screen) -> None:
     if ranked.cells:
         screen.table("cells, over seeds", *ranking.cell_table(ranked))
         screen.table("best of each strategy", *ranking.cell_table(ranked, ranking.best_of_each(ranked)))
-        for warning in ranked.edges():
-            screen.line(f"warning: {warning}")
+        for edge in ranked.edges():
+            screen.line(f"warning: {edge}")
     screen.line(ranking.summary(ranked))
     screen.line(f"report: {directory / 'report.html'}")
 
@@ -67,7 +67,7 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
         f"<title>{html.escape(directory.name)}</title><style>{STYLE}</style>",
         f"<h1>Sweep {html.escape(directory.name)}</h1><p>{html.escape(ranking.summary(ranked))}</p>",
         f"<pre>{html.escape(command)}</pre>",
-        *(f"<p class=warning>{html.escape(w)}</p>" for w in ranked.edges()),
+        *(f"<p class=warning>{html.escape(str(edge))}</p>" for edge in ranked.edges()),
         *(
             f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             for name, png in pictures.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,19 +13,22 @@ from hydratune.config.aliases import former
 from hydratune.experiment.config_hash import config_hash
 from hydratune.experiment.job_graph import JobGraph, Node, Unmet
 from hydratune.record.claim import claim, wait_for_release
-from hydratune.record.run import write_json
 from hydratune.record.run_record import RunRecord
-from hydratune.sweep import halving, ranking, rungs, tables
-from hydratune.sweep.arrange import Planner, makespan
+from hydratune.sweep import ranking, rungs, tables
+from hydratune.sweep.arrange import Planner
+from hydratune.sweep.budget import Budget, Forecast
 from hydratune.sweep.clusters import pool_of
+from hydratune.sweep.course import Course, Fixed
+from hydratune.sweep.execution import Execution, Outcome
 from hydratune.sweep.plan import Entry, Unit, settled
-from hydratune.sweep.pool import Event, Places, ending
-from hydratune.sweep.prerequisites import after_all, made_by, ready, strategy_of
+from hydratune.sweep.pool import Places, ending
+from hydratune.sweep.prerequisites import after_all, made_by, ready
+from hydratune.sweep.rungs import Asynchronous
 from hydratune.sweep.screen import SweepScreen
-from hydratune.sweep.settings import SweepSettings
+from hydratune.sweep.settings import SweepSettings, seconds_of_budget
+from hydratune.sweep.told import Told
 from hydratune.sweep.worker import record_failure
 
-Outcome = float | str  # the metric, or why it failed
 PATIENCE = 15.0  # seconds
 
 
@@ -38,16 +39,18 @@ class SweepRunner:
         self.directory, self.settings, self.dry_run = directory, settings, dry_run
         self.arguments = list(arguments)
         self.entries: dict[int, Entry] = {}
-        self.outcomes: dict[int, Outcome] = {}
         self.screen = SweepScreen()
+        self._began = time.monotonic() - time.process_time()  # what was imported and composed is a part of it
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
         claim(directory)  # until this process ends
         self._pool = pool_of(directory, replace(settings, on="local", wait=True) if dry_run else settings)
-        self._planner = Planner(self._pool, settings, dry_run)
+        self._planner = Planner(self._pool, settings, dry_run or settings.budget is not None)
         self._graph: JobGraph[bool] = JobGraph(self._do)
-        self._written = 0.0
+        self._told = Told(directory, arguments)
+        self._execution = Execution(self._pool, self._planner, settings, self._told, self.screen)
+        self.outcomes = self._execution.outcomes
+        self._course: dict[str, Any] = self._told.course()
         self._made: list[str] = []  # rows that no job trained
-        self._retried: set[int] = set()  # jobs whose worker has died while it ran them alone
         self._digests: dict[str, str] = {}  # of data sets' files: a folder is listed once, not for every job
 
     def run(self, entries: Sequence[Entry]) -> Mapping[int, Outcome]:
@@ -62,15 +65,14 @@ class SweepRunner:
             self._show_plan(todo, entries)
             return {e.number: self.outcomes.get(e.number, float("nan")) for e in entries}
         self._write_jobs()
-        factor = self.settings.halving.factor
-        for halt in halving.halts(factor, self.settings.halving.rungs) if factor else ():
-            self._train([replace(e, job=replace(e.job, halt=halt)) for e in todo if e.job is not None], halt)
-            todo = self._survivors([e for e in todo if not isinstance(self.outcomes.get(e.number), str)], halt)
-        self._train(todo, None)
+        if self._execution.rule is not None:
+            self._never_waiting(todo, self._execution.rule)
+        else:
+            self._in_step(todo)
         for entry in entries:
             if entry.same_as is not None:
                 self.outcomes[entry.number] = self.outcomes[self._twin(entry).number]
-        self._rank(everything=True)
+        self._told.rank(everything=True)
         return {e.number: self.outcomes[e.number] for e in entries}
 
     def conclude(self) -> list[str]:
@@ -90,7 +92,7 @@ class SweepRunner:
         follows = after_all(ranked, list(self.entries.values()), self.settings, self.directory)
         whys = [(node, self._graph.failure(node)) for node in follows]
         failed = [node.failure.format(why) for node, why in whys if why is not None]
-        self._rank(everything=True)
+        self._told.rank(everything=True)
         report.write(self.directory)
         report.show(self.directory, self.screen)
         if ranked.winner is not None and (again := ranked.winner.record.again):
@@ -122,7 +124,7 @@ class SweepRunner:
     def _test(self, winner: Entry) -> bool:
         """Read its test split, once."""
         metric, alone = self.outcomes[winner.number], Places.of(1)
-        self._work([Unit([winner], alone.threads())], alone, {}, quiet=True)
+        self._execution.run([Unit([winner], alone.threads())], alone, {}, quiet=True)
         outcome = self.outcomes[winner.number]
         self.outcomes[winner.number] = metric
         if isinstance(outcome, str):
@@ -153,19 +155,10 @@ class SweepRunner:
                     entry = replace(entry, job=None, error=f"{error}")
             result.append(entry)
         entries = settled(result, known)
-        earlier = {j["directory"]: j.get("numerics") or {} for j in self._told_before()}
+        earlier = {j["directory"]: j.get("numerics") or {} for j in self._told.jobs()}
         for entry in entries:
             self._planner.take_up(entry.number, earlier.get(entry.name, {}), begun=entry.directory in known)
         return entries
-
-    def _done(self, entry: Entry, halt: float | None) -> float | None:
-        """The metric of one that is as far as it should be."""
-        record = RunRecord.read(entry.directory)
-        if entry.job is None or record.config_hash not in (entry.job.config_hash, entry.job.former_hash):
-            return None
-        if halt is not None:
-            return ranking.value_at(record, halt)
-        return record.score() if record.status == "complete" else None
 
     def _twin(self, entry: Entry) -> Entry:
         assert entry.same_as is not None
@@ -173,15 +166,11 @@ class SweepRunner:
 
     # ---- running
 
-    def _train(self, entries: Sequence[Entry], halt: float | None) -> None:
-        """All of them to their halt, or to their end."""
-        left = []
-        for entry in entries:
-            metric = self._done(entry, halt)
-            if metric is None:
-                left.append(entry)
-            else:
-                self.outcomes[entry.number] = metric
+    def _train(
+        self, entries: Sequence[Entry], until: float | None = None, known: Mapping[int, Any] | None = None
+    ) -> None:
+        """All of them to their halt, or to their end. until: when it is broken off. known: what they cost."""
+        left = self._execution.left(entries)
         if done := len(entries) - len(left):
             self.screen.line(f"{done} of {len(entries)} jobs are as far already")
         failed = self._unmet(left)
@@ -193,51 +182,13 @@ class SweepRunner:
             return
         for entry in left:
             entry.write_hydra()
-        units, places, costs = self._planner.units(left)
+        units, places, costs = self._planner.units(left, known)
         units = self._planner.settled(units)
         self._write_jobs()
         wait_for_release(
             [e.directory for e in left], PATIENCE
         )  # workers of a command that was killed end within seconds
-        self._work(units, places, costs)
-
-    def _work(self, units: list[Unit], places: Places, costs: Mapping[int, Any], quiet: bool = False) -> None:
-        """Have them run. One whose worker dies starts once more from its checkpoint, alone; one that was alone, too."""
-        units = list(units)
-        waiting = {e.number: e for u in units for e in u.entries}
-        seconds = makespan(units, places, costs)
-        with self.screen.running(len(waiting), seconds or None, quiet):
-            for event in self._pool.run("train", units, places):
-                self.screen.heard(event)
-                self._hear(event, units, waiting)
-                if self.settings.fail_fast and any(isinstance(o, str) for o in self.outcomes.values()):
-                    self._pool.stop()
-                    for entry in waiting.values():
-                        self.outcomes[entry.number] = "not run: another one failed, and sweep.fail_fast is on"
-                    return
-
-    def _hear(self, event: Event, units: list[Unit], waiting: dict[int, Entry]) -> None:
-        message = event.message
-        if "number" in message and "again" not in message:
-            entry = waiting.pop(message["number"])
-            failed = message.get("failed")
-            self.outcomes[entry.number] = failed if failed is not None else message["metric"]
-            self._rank()
-        if event.died is None:
-            return
-        left = [e for e in event.unit.entries if e.number in waiting]
-        again = left if len(event.unit.entries) > 1 else [e for e in left if e.number not in self._retried]
-        if len(event.unit.entries) == 1:  # perhaps somebody else's fault, such as the memory that another one took
-            self._retried.update(e.number for e in again)
-        units += [replace(event.unit, entries=[e]) for e in again]
-        left = [e for e in left if e not in again]
-        for entry in left:
-            del waiting[entry.number]
-            how = ending(event.died)
-            assert entry.job is not None
-            record_failure(entry.job, f"{how}\n\n{self._pool.log_of(event.unit)}")
-            self.outcomes[entry.number] = how
-            self._rank()
+        self._execution.run(units, places, costs, until=until)
 
     def _fail(self, entry: Entry, why: str) -> None:
         assert entry.job is not None
@@ -246,38 +197,57 @@ class SweepRunner:
 
     # ---- halving
 
-    def _survivors(self, entries: Sequence[Entry], halt: float) -> list[Entry]:
-        assert self.settings.halving.factor is not None
-        out = rungs.stopped(entries, halt, self.settings.halving.factor)
-        self.screen.line(f"halving at {halt:.0%} of the steps: {len(entries) - len(out)} of {len(entries)} jobs go on")
-        return [e for e in entries if e.number not in out]
+    def _in_step(self, todo: list[Entry]) -> None:
+        """All of them from halt to halt; whoever is not among the best at one ends there."""
+        course = self._course_of(todo)
+        for halt in course.halts:
+            to_halt = rungs.up_to(todo, halt)
+            self._train(to_halt, course.until(halt), course.costs(halt))
+            come = {e.number for e in to_halt if self._execution.done(e) is not None}
+            todo = [e for e in todo if e.number in come]
+            factor = course.factor(halt, todo)
+            self._remember(course)
+            out = rungs.stopped(todo, halt, factor)
+            self.screen.line(f"halving at {halt:.0%} of the steps: {len(todo) - len(out)} of {len(todo)} jobs go on")
+            todo = [e for e in todo if e.number not in out]
+        self._train(todo, course.until(None), course.costs(None))
+
+    def _course_of(self, todo: Sequence[Entry]) -> Course:
+        settings = self.settings
+        if settings.budget is None or not todo:
+            return Fixed(settings.halving.factor, settings.halving.rungs)
+        forecast = Forecast(*self._planner.units(todo))
+        left = self._began + seconds_of_budget(settings.budget) - time.monotonic()
+        before = self._course if self._course.get("budget") == settings.budget else None
+        course = Budget(left, forecast, todo, before)
+        self.screen.line(course.sentence(settings.budget))
+        self._remember(course)
+        return course
+
+    def _remember(self, course: Course) -> None:
+        if isinstance(course, Budget):
+            self._course = {"budget": self.settings.budget, **course.told()}
+            self._write_jobs()
+
+    def _never_waiting(self, entries: Sequence[Entry], rule: Asynchronous) -> None:
+        """Each of them as far as it gets; where nobody comes to the end, the best one does."""
+        todo = self._execution.further(rule.take_up(entries))
+        while todo:
+            self._train(todo)
+            todo = []
+            if all(self._execution.done(e) is None for e in rungs.up_to(self.entries.values(), None)):
+                todo = self._execution.further(rule.best(entries))
+        numbers = {e.number: e for e in entries}
+        for number, why in rule.rest(entries).items():
+            rungs.end(numbers[number], why)
 
     # ---- what is told
 
     def _write_jobs(self) -> None:
-        """sweep.json: these jobs, and those of earlier lines with the same directory."""
-        path = self.directory / ranking.SWEEP
-        jobs = [{**e.told(), "numerics": self._planner.numerics.get(e.number, {})} for e in self.entries.values()]
-        jobs += [{"directory": name, "varies": {}, "fixed": {}, "strategy": strategy_of(name)} for name in self._made]
-        names = {j["directory"] for j in jobs}
-        jobs += [j for j in self._told_before() if j["directory"] not in names]
-        keys = list(dict.fromkeys(k for j in jobs for k in j["varies"]))
-        for job in jobs:  # one of another line may not have varied what this one does
-            job["varies"] = {k: job["varies"].get(k, job["fixed"].get(k, "")) for k in keys}
-        write_json(path, {"command": shlex.join(["hydratune", *self.arguments]), "keys": keys, "jobs": jobs})
-
-    def _told_before(self) -> list[dict[str, Any]]:
-        path = self.directory / ranking.SWEEP
-        return json.loads(path.read_text())["jobs"] if path.is_file() else []
-
-    def _rank(self, everything: bool = False) -> None:
-        """The tables, after each job but not more than about once in a second."""
-        if everything or time.monotonic() > self._written + 1.0:
-            ranking.write_tables(self.directory, ranking.read(self.directory))
-            self._written = time.monotonic()
+        self._told.write(self.entries.values(), self._planner.numerics, self._made, self._course)
 
     def _show_plan(self, todo: Sequence[Entry], entries: Sequence[Entry]) -> None:
-        left = [e for e in todo if self._done(e, None) is None]
+        left = [e for e in todo if self._execution.done(e) is None]
         units, places, costs = self._planner.units(left) if left else ([], Places.of(self.settings.jobs), {})
         tables.show_plan(self.screen, entries, units, places, costs)
 

@@ -55,6 +55,12 @@ class SweepScreen(Screen):
         finally:
             self._bar = None
 
+    def more(self, jobs: int) -> None:
+        """So many more have something to do."""
+        self._total += jobs
+        if self._bar is not None:
+            self._bar.update(self._tasks[""], total=self._total, count=self._count())
+
     def heard(self, event: Event) -> None:
         message, unit = event.message, event.unit
         if "line" in message and not self._quiet:

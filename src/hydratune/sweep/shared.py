@@ -109,15 +109,18 @@ class SharedPool:
         self._beat = Beat(self.home / "command.json", over=False, patience=patience)
         self._beaten = time.monotonic()
 
-    def run(self, mode: str, units: Sequence[Unit], places: Places) -> Iterator[Event]:
-        """Events as they come. What is appended to `units` while it runs is run as well."""
+    def run(self, mode: str, units: Sequence[Unit], places: Places, until: float | None = None) -> Iterator[Event]:
+        """Events as they come. What is appended to `units` while it runs is run as well.
+
+        until: of time.monotonic(), when nothing is on offer any more.
+        """
         offered = 0
         try:
             while True:
                 for unit in units[offered:]:
                     self._offer(mode, unit)
                 offered = len(units)
-                if not self._offers:
+                if not self._offers or (until is not None and time.monotonic() > until):
                     return
                 heard = False
                 for key in list(self._offers):
