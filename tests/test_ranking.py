@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from hydratune.sweep import ranking, report
-from hydratune.sweep.comparison import compared, quantile
+from hydratune.sweep import figures, ranking, report
+from hydratune.sweep.comparison import compared, quantile, winning
 
 # Student's t, two-sided 95%, as printed in NIST/SEMATECH's handbook (1.3.6.7.2) and elsewhere
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 30: 2.042, 31: 2.040, 100: 1.984}
@@ -189,7 +190,22 @@ def test_pages_hold_words_and_no_markup(tmp_path: Path) -> None:
     (home / "0" / ".hydra" / "config.yaml").write_text(evil)
     report.write(home)
     page = (home / "report.html").read_text()
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 6
+    ours = f"<script>{figures.SCRIPT}</script>"
+    assert page.count(ours) == 1 and "<script" not in page.replace(ours, "") and page.count("&lt;script&gt;") >= 8
+
+
+def test_figures_say_what_is_under_the_pointer(tmp_path: Path) -> None:
+    jobs = [
+        {"lr": lr, "freeze": f, "seed": seed, "value": 0.5, "history": [[1, 0.25], [2, float("nan")], [3, 0.5]]}
+        for lr in ("0.01", "0.1") for f in ('a"b', "lora") for seed in ("1", "2")
+    ]  # fmt: skip
+    report.write(home := sweep(tmp_path / "s", jobs, ("lr", "freeze", "seed")))
+    page = (home / "report.html").read_text()
+    assert page.count("<svg") == 2 and page.count("<g data-tip=") == 4 and page.count("<polyline class=hit") == 8
+    assert "a&quot;b" in page and 'freeze=a"b' not in page
+    points = json.loads(re.findall(r'data-points="([^"]*)"', page)[0].replace("&quot;", '"'))
+    assert [point[1:] for point in points] == [[1, 0.25], [3, 0.5]]  # NaN is nowhere
+    assert "http:" not in page and "https:" not in page and "src=" not in page  # no network
 
 
 def test_pictures_of_keys_that_end_alike_and_of_dollars(tmp_path: Path) -> None:
@@ -201,3 +217,31 @@ def test_pictures_of_keys_that_end_alike_and_of_dollars(tmp_path: Path) -> None:
     report.write(home := sweep(tmp_path / "s", jobs, keys))
     names = {"optimizer.lr_x_freeze", "pretrain.optimizer.lr_x_freeze", "optimizer.lr_x_pretrain.optimizer.lr"}
     assert {p.stem for p in home.glob("*.png")} == names
+
+
+# ---- which strategy wins
+
+
+def test_which_strategy_wins_is_a_probability() -> None:
+    ours = [{str(i): 0.90 + 0.01 * i for i in range(5)}]
+    assert winning({"lora": ours, "none": [{str(i): 0.80 + 0.01 * i for i in range(5)}]}) == {"lora": 1.0, "none": 0.0}
+    noisy = {str(i): value for i, value in enumerate((0.95, 0.85, 0.96, 0.86, 0.92))}
+    even = winning({"lora": ours, "none": [noisy]})
+    assert even is not None and 0.2 < even["none"] < 0.8 and sum(even.values()) == pytest.approx(1.0)
+    tied = winning({"lora": ours, "none": ours})
+    assert tied == {"lora": 0.5, "none": 0.5}
+
+
+def test_seeds_that_all_share_are_drawn_together() -> None:
+    """Better by little, but with every seed: paired, that is certain; by cell it would not be."""
+    values = {"1": 0.5, "2": 0.7, "3": 0.9, "4": 0.6}
+    above = {seed: value + 0.01 for seed, value in values.items()}
+    assert winning({"a": [above], "b": [values]}) == {"a": 1.0, "b": 0.0}
+    apart = winning({"a": [above], "b": [{f"{seed}0": value for seed, value in values.items()}]})
+    assert apart is not None and 0.4 < apart["a"] < 0.75
+
+
+def test_of_too_few_seeds_nothing_is_said() -> None:
+    three = {"1": 0.5, "2": 0.6, "3": 0.7}
+    assert winning({"a": [three], "b": [{"1": 0.1, "2": 0.1}]}) is None
+    assert winning({"a": [three], "b": [{"1": 0.1, "2": 0.1}, three]}) == {"a": 0.5, "b": 0.5}  # a cell with enough

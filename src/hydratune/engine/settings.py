@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+POINTS = 50  # of a curve, at least
+
 
 @dataclass(frozen=True)
 class Cadence:
@@ -24,7 +26,7 @@ class Settings:
     patience: int | None = None  # evaluations without improvement before it stops
     eval_every: int | None = None  # steps; null: once an epoch
     save_every: int | None = None  # steps; null: with every evaluation. The best and the last are kept
-    log_every: int = 50  # steps
+    log_every: int | None = None  # steps; null: 50, or fewer so that a short run has 50 points
     keep: int = 1  # checkpoints, the newest first; the best is kept besides
     on_nonfinite: str = "stop"  # or skip: a step whose loss or gradient is NaN or Inf is not made
     skip_budget: int = 10  # such steps, before it stops all the same
@@ -41,6 +43,6 @@ class Settings:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"engine.ema={self.ema}: between 0 and 1")
 
-    def cadence(self, steps_per_epoch: int) -> Cadence:
+    def cadence(self, steps_per_epoch: int, num_steps: int) -> Cadence:
         every = self.eval_every or steps_per_epoch
-        return Cadence(every, self.save_every or every, self.log_every)
+        return Cadence(every, self.save_every or every, self.log_every or min(max(num_steps // POINTS, 1), 50))

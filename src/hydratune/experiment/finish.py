@@ -107,7 +107,10 @@ def finish(
     with run.shown_once(**ended):
         run.show(shown, step)
         run.board.scalars({f"test/{k}": v for k, v in tested.items()}, step)
-        run.board.hparams(report.hparams(job), {f"result/{k}": v for k, v in metrics.items()}, trial.num_steps)
+        results = {
+            f"result/{k}": metrics[k] for k in sorted(metrics, key=lambda k: k != monitor.key)
+        }  # what selects first
+        run.board.hparams(report.hparams(job), results, trial.num_steps)
     if state.stopped is not None:
         screen.line(f"stopped after {state.history[-1][0]} of {trial.num_steps} steps: {state.stopped}")
     report.show_result(screen, run, job, metrics, monitor.metric, f"{step}/{trial.num_steps}", seen.warnings())

@@ -150,7 +150,7 @@ class Round:
         self, trials: dict[Trial, tuple[PreparedJob, Run]], streams: Streams, caches: Caches | None
     ) -> Iterator[tuple[Job, Outcome]]:
         first_step = self.ready[0].first_step
-        cadence = next(iter(trials)).settings.cadence(self.group.steps_per_epoch)
+        cadence = next(iter(trials)).settings.cadence(self.group.steps_per_epoch, max(t.num_steps for t in trials))
         until = {t: prepared.halts(cadence.eval_every) for t, (prepared, _) in trials.items()}
         label = self.group.first.config.stage
         with self.screen.progress(label, first_step, max(until.values())) as line, signals.held():

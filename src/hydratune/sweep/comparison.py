@@ -1,14 +1,15 @@
-"""Whether one cell of a sweep differs from another by more than its seeds differ among themselves."""
+"""Whether cells of a sweep differ by more than their seeds differ among themselves, and which strategy wins."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95  # of an interval, two-sided; it knows nothing of how many cells there are
 FEWEST = 3  # seeds from which on anything is said
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,32 @@ def compared(own: Mapping[str, float], best: Mapping[str, float], sampling: floa
         return Comparison(difference, None, "one seed: no noise is known")
     beyond = abs(difference) > statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * sampling
     return Comparison(difference, None, f"one seed: {'beyond' if beyond else 'within'} validation sampling")
+
+
+def winning(strategies: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float] | None:
+    """The probability of each strategy that its best cell is the best of all; None where the seeds are too few to tell.
+
+    strategies: of each, its cells: the value of each seed, larger is better. The seeds are drawn anew with replacement,
+    the same for all where all have the same, else by cell (bootstrap; Efron 1979). The best cell of each strategy is
+    chosen in every draw again, as it was in the sweep. Those that are equal in a draw share it.
+    """
+    import numpy as np
+
+    cells = [(name, values) for name, own in strategies.items() for values in own if len(values) >= FEWEST]
+    if {name for name, _ in cells} != set(strategies):
+        return None
+    rng = np.random.default_rng(0)
+    seeds = sorted(cells[0][1])
+    shared = all(sorted(values) == seeds for _, values in cells)
+    draws = rng.integers(0, len(seeds), (RESAMPLES, len(seeds)))
+    best = {name: np.full(RESAMPLES, -np.inf) for name in strategies}
+    for name, values in cells:
+        own = np.array([values[seed] for seed in sorted(values)])
+        drawn = draws if shared else rng.integers(0, len(own), (RESAMPLES, len(own)))
+        best[name] = np.maximum(best[name], own[drawn].mean(1))
+    table = np.stack(list(best.values()))
+    first = table >= table.max(0) - 1e-12
+    return dict(zip(best, (first / first.sum(0)).mean(1).tolist(), strict=True))
 
 
 def _welch(difference: float, own: Mapping[str, float], best: Mapping[str, float]) -> Comparison:

@@ -58,7 +58,7 @@ def _cost(
 ) -> Cost:
     """In what `measured` counts a step in: `whole` alone, and by phase (first, last, cut, above the cut, below it)."""
     forward = measured(Phase(0, 1, frozenset(prepared.network.parameters()), cut=0)).seconds / 3
-    cadence = prepared.training.settings.cadence(steps_per_epoch)
+    cadence = prepared.training.settings.cadence(steps_per_epoch, prepared.phases[-1].last_step)
     phases = []
     for phase in prepared.phases:
         cost = measured(phase)

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydratune.core.markdown import harmless, in_markdown, markdown_table, number
 from hydratune.record.run import write_text
 from hydratune.record.run_record import RunRecord
-from hydratune.sweep.comparison import Comparison, compared
+from hydratune.sweep.comparison import Comparison, compared, winning
 from hydratune.sweep.rows import SWEEP as SWEEP
 from hydratune.sweep.rows import Row, read_rows, read_sweep
 
@@ -78,6 +78,14 @@ class Ranking:
         own, other = ({r.varies.get("seed", ""): r.value for r in c.rows} for c in (cell, best))
         known = cell.sampling is not None and best.sampling is not None
         return compared(own, other, math.hypot(cell.sampling or 0, best.sampling or 0) if known else None)
+
+    def winning(self) -> dict[str, float] | None:
+        """How probable it is that each strategy is the best; None where there are too few seeds to tell."""
+        strategies: dict[str, list[dict[str, float]]] = {}
+        for cell in self.cells:
+            values = {r.varies.get("seed", ""): r.value for r in cell.rows}
+            strategies.setdefault(cell.strategy, []).append(values)
+        return winning(strategies)
 
     def edges(self) -> list[Edge]:
         """Numeric keys whose best value lies at the end of its grid."""
@@ -207,6 +215,17 @@ def best_of_each(ranking: Ranking) -> list[Cell]:
     return list(found.values())
 
 
+def strategy_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
+    """The best cell of each strategy and, where there are several, how probable it is that it wins."""
+    cells = best_of_each(ranking)
+    columns, rows = cell_table(ranking, cells)
+    if len(cells) < 2:
+        return columns, rows
+    known = ranking.winning()
+    wins = [f"{known[cell.strategy]:.0%}" if known else "too few seeds" for cell in cells]
+    return [*columns, "wins"], [[*row, won] for row, won in zip(rows, wins, strict=True)]
+
+
 def write_tables(directory: Path, ranking: Ranking) -> None:
     """leaderboard.csv, leaderboard.md, and in `best` the winner's name (a link would show it twice in TensorBoard)."""
     columns, rows = job_table(ranking)
@@ -222,7 +241,7 @@ def markdown(ranking: Ranking) -> str:
     parts = [f"# Jobs, by {in_markdown(ranking.label)}", markdown_table(*job_table(ranking))]
     if ranking.cells:
         parts += ["# Cells, over seeds", markdown_table(*cell_table(ranking))]
-        parts += ["# Best of each strategy", markdown_table(*cell_table(ranking, best_of_each(ranking)))]
+        parts += ["# Best of each strategy", markdown_table(*strategy_table(ranking))]
         parts += [f"**{in_markdown(str(edge))}**" for edge in ranking.edges()]
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,7 @@ from hydratune.core.markdown import as_shown
 from hydratune.record.run import write_text
 from hydratune.record.screen import Screen
 from hydratune.record.tensorboard import Board
-from hydratune.sweep import plots, ranking
+from hydratune.sweep import figures, plots, ranking
 from hydratune.sweep.ranking import Ranking
 from hydratune.sweep.rows import Row, read_sweep
 
@@ -50,7 +50,7 @@ def show(directory: Path, screen: Screen) -> None:
     screen.table("jobs", *ranking.job_table(ranked))
     if ranked.cells:
         screen.table("cells, over seeds", *ranking.cell_table(ranked))
-        screen.table("best of each strategy", *ranking.cell_table(ranked, ranking.best_of_each(ranked)))
+        screen.table("best of each strategy", *ranking.strategy_table(ranked))
         for edge in ranked.edges():
             screen.line(f"warning: {edge}")
     screen.line(ranking.summary(ranked))
@@ -64,17 +64,19 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
     classes = ["failed" if r.status in broken else "first" if r is winner else "" for r in ranked.rows]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>{html.escape(directory.name)}</title><style>{STYLE}</style>",
+        f"<title>{html.escape(directory.name)}</title><style>{STYLE}{figures.STYLE}</style>",
         f"<h1>Sweep {html.escape(directory.name)}</h1><p>{html.escape(ranking.summary(ranked))}</p>",
         f"<pre>{html.escape(command)}</pre>",
         *(f"<p class=warning>{html.escape(str(edge))}</p>" for edge in ranked.edges()),
+        *figures.figures(ranked),
         *(
             f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             for name, png in pictures.items()
+            if name == "interpolation"
         ),
     ]
     if ranked.cells:
-        parts += ["<h2>Best of each strategy</h2>", _table(*ranking.cell_table(ranked, ranking.best_of_each(ranked)))]
+        parts += ["<h2>Best of each strategy</h2>", _table(*ranking.strategy_table(ranked))]
         parts += ["<h2>Cells, over seeds</h2>", _table(*ranking.cell_table(ranked))]
     parts += ["<h2>Jobs</h2>", _table(columns, rows, classes)]
     failed = [r for r in ranked.rows if r.status in broken]
@@ -87,7 +89,7 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
         parts += ["<h2>Where it comes from</h2>", f"<pre>{html.escape(lineage)}</pre>"]
         machine = {k: getattr(winner.record, k) for k in ("versions", "runtime", "started", "ended")}
         parts += ["<h2>Made with</h2>", f"<pre>{html.escape(json.dumps(machine, indent=1))}</pre>"]
-    return "\n".join(parts) + "\n</html>\n"
+    return "\n".join(parts) + f"\n<script>{figures.SCRIPT}</script>\n</html>\n"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
