@@ -349,6 +349,9 @@ def test_a_sweep_leaves_complete_directories_and_tensorboard_serves_them(tmp_pat
         assert {"config/text_summary", "freeze/text_summary", "load/text_summary"} <= set(texts[name])
         found = ask(port, "plugin/hparams/experiment", {"experimentName": ""})
         assert {"optimizer.lr", "freeze", "seed"} <= {h["name"] for h in found["hparamInfos"]}
+        assert {"optimizer.lr", "freeze"} <= {h["name"] for h in found["hparamInfos"][:5]}, found  # five are shown
+        first, *others = [info["name"]["tag"] for info in found["metricInfos"]]
+        assert first == "result/val_accuracy" and others, found  # what selects, before all others
         wanted = {"colParams": [], "startIndex": 0, "sliceSize": 100}
         wanted["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]  # type: ignore[assignment]
         groups = ask(port, "plugin/hparams/session_groups", wanted)["sessionGroups"]

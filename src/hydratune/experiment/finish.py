@@ -110,7 +110,7 @@ def finish(
         results = {
             f"result/{k}": metrics[k] for k in sorted(metrics, key=lambda k: k != monitor.key)
         }  # what selects first
-        run.board.hparams(report.hparams(job), results, trial.num_steps)
+        run.board.hparams(report.hparams(job), results, trial.num_steps, report.prominent(job))
     if state.stopped is not None:
         screen.line(f"stopped after {state.history[-1][0]} of {trial.num_steps} steps: {state.stopped}")
     report.show_result(screen, run, job, metrics, monitor.metric, f"{step}/{trial.num_steps}", seen.warnings())

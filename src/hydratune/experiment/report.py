@@ -142,6 +142,13 @@ def hparams(job: Job) -> dict[str, Any]:
     return shown
 
 
+def prominent(job: Job) -> set[str]:
+    """Of `hparams` those to be seen first: rate, strategy, and what a sweep varies or was typed for a single run."""
+    typed = set(shlex.split(job.command))
+    own = {o.lstrip("+~").partition("=")[0]: o for o in job.overrides}
+    return {"freeze", "optimizer.lr"} | {k for k, o in own.items() if not job.sweep or o not in typed}
+
+
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 

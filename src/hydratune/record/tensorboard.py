@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,24 @@ class Board:
         """image: [3, H, W] uint8"""
         self._writer.add_image(as_shown(tag), image, step)
 
-    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Into this run's own file: SummaryWriter.add_hparams would start a run of its own beneath it."""
+    def hparams(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int, first: Collection[str] = ()
+    ) -> None:
+        """Into this run's own file: SummaryWriter.add_hparams would start a run of its own beneath it.
+
+        metrics: in the order of their columns. first: hparams whose columns come before the others, as TensorBoard
+        shows five.
+        """
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams as summaries
 
         plain = {as_shown(k): v if isinstance(v, bool | int | float) else as_shown(str(v)) for k, v in hparams.items()}
-        for summary in summaries(plain, dict(metrics)):
+        columns, *session = summaries(plain, dict(metrics))
+        told = HParamsPluginData.FromString(columns.value[0].metadata.plugin_data.content)
+        for info in told.experiment.hparam_infos:
+            info.differs = info.name in first  # which is what it sorts them by
+        columns.value[0].metadata.plugin_data.content = told.SerializeToString()
+        for summary in (columns, *session):
             self._writer._get_file_writer().add_summary(summary)
         self.scalars(metrics, step)
 
@@ -79,7 +91,9 @@ class SilentBoard(Board):
 
     def picture(self, tag: str, image: Tensor, step: int) -> None: ...
 
-    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None: ...
+    def hparams(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int, first: Collection[str] = ()
+    ) -> None: ...
 
     def flush(self) -> None: ...
 
