@@ -151,6 +151,25 @@ def test_ray_runs_a_sweep_with_the_bits_of_the_local_one(tmp_path: Path) -> None
     same_bits(tmp_path / "local", tmp_path / "far")
 
 
+@pytest.mark.slow
+def test_ray_s_workers_are_on_several_nodes(tmp_path: Path) -> None:
+    """Two nodes with one CPU each, so that two workers at a time cannot be on one."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    line = [*SWEEP, *GRID, "steps=10"]
+    assert hydratune(*line, "hydra.sweep.dir=local", cwd=tmp_path).returncode == 0
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=1)
+        options = ["sweep.on=ray", f"sweep.cluster={{init: {{address: '{nodes.address}'}}}}", "hydra.sweep.dir=far"]
+        done = hydratune(*line, *options, cwd=tmp_path, plain=True)
+    finally:
+        nodes.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_bits(tmp_path / "local", tmp_path / "far")
+
+
 def test_workers_that_all_end_are_an_error_and_not_waited_for(tmp_path: Path) -> None:
     class Ended:
         left = False

@@ -1,11 +1,11 @@
 """Sweeps killed with SIGKILL at random moments and started again, until they end where an untouched one did.
 
-    python scripts/bench/sweepkill.py [--kills 60] [--seed 0] [--only lora soup]
+    python scripts/bench/sweepkill.py [--kills 60] [--seed 0] [--only lora soup ray]
 
 Hit is the command, one of its workers, the process that workers are forked from, or all of them. Sweeps that share
-and that do not, halving, soup, low-rank updates, averaged weights, a cache on disk; threads are not typed, so that each
-job has what the plan gave it. Compared with a sweep that nobody touched: the same directories and no more, weights,
-histories, metrics, the leaderboard.
+and that do not, halving, soup, low-rank updates, averaged weights, a cache on disk, a Ray cluster of this machine;
+threads are not typed, so that each job has what the plan gave it. Compared with a sweep that nobody touched: the same
+directories and no more, weights, histories, metrics, the leaderboard.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,34 @@ VARIANTS = {
         "freeze.cache=disk",
         "dataset.augment.flip=false",
     ],
-}
+    "ray": ["freeze=none,head_only", "optimizer.lr=0.01,0.03", "sweep.on=ray", "sweep.jobs=2", "sweep.patience=8",
+            "sweep.cluster={init: {address: auto}}", "runtime.threads=1"],
+}  # fmt: skip
 TARGETS = ("the command", "a worker", "the forkserver", "all of them")
 HANGS = 900.0  # seconds
 
 
 def children(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(p) for p in found]
+
+
+@contextlib.contextmanager
+def cluster(variant: str) -> Iterator[None]:
+    """A Ray cluster that outlives the commands."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if variant == "ray":
+        subprocess.run([ray, "start", "--head", "--num-cpus", "2", "--disable-usage-stats"], check=True, **quiet)
+    try:
+        yield
+    finally:
+        if variant == "ray":
+            subprocess.run([ray, "stop", "--force"], check=True, **quiet)
+
+
+def ray_workers() -> list[int]:
+    found = subprocess.run(["pgrep", "-f", "^ray::work"], capture_output=True, text=True).stdout.split()
     return [int(p) for p in found]
 
 
@@ -90,7 +112,7 @@ class Round:
     def strike(self, process: subprocess.Popen[bytes], target: str, chance: random.Random) -> bool:
         """Whether it hit anything."""
         servers = of_command(process.pid, "forkserver")
-        workers = [w for s in servers for w in children(s)]
+        workers = [w for s in servers for w in children(s)] + ray_workers()
         victims = {
             "the command": [process.pid], "a worker": [chance.choice(workers)] if workers else [],
             "the forkserver": servers, "all of them": [process.pid, *servers, *workers],
@@ -145,10 +167,11 @@ def main() -> int:
     hits: Counter[tuple[str, str]] = Counter()
     equal = rounds = 0
     each = -(-options.kills // len(options.only))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as around:
         for variant in options.only:
             home = Path(place) / str(len(hits)) / variant.replace(" ", "-")
             home.mkdir(parents=True)
+            around.enter_context(cluster(variant))
             current = Round(home, VARIANTS[variant])
             seconds, kills = current.whole(), 0
             while kills < each and sum(hits.values()) < options.kills:
