@@ -212,3 +212,17 @@ def test_14_so_is_an_evaluation_set(tmp_path: Path) -> None:
     line = [*RUN, "steps=1", "+dataset@evals.other=coco", "evals.other.root=other", "hydra.run.dir=run"]
     done = hydratune(*line, cwd=tmp_path)
     assert done.returncode == 2 and "evals.other: has no boxes that are scored" in done.stderr, done.stderr
+
+
+def test_14_masks_that_are_all_void_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    """Their mIoU would be that of nothing."""
+    for part, numbers in (("train", (0, 1)), ("val", (7, 255))):
+        for name, number in zip("ab", numbers, strict=True):
+            for folder, values in (("images", np.full((8, 8), 9)), ("masks", np.full((8, 8), number))):
+                (tmp_path / part / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint8)).save(tmp_path / part / folder / f"{name}.png")
+    data = ImageMasks(Segmentation(), Augment(), str(tmp_path), ignore=7, size=8)
+    with pytest.raises(ValueError, match=r"dataset.ignore=7: no mask of val has anything else, such as .*a.png"):
+        data.check(test=False)
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "val" / "masks" / "b.png")
+    data.check(test=False)

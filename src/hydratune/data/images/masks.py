@@ -120,12 +120,19 @@ class ImageMasks(OwnFiles):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, test: bool) -> Sequence[str]:
-        """Raises ValueError also for a mask of another size than its image."""
+        """Raises ValueError also for a mask of another size than its image, and for masks that are all void."""
         with threads(self.workers) as pool:
             for wrong in pool.map(_mismatch, self._masks.items()):
                 if wrong:
                     raise ValueError(wrong)
-        return super().check(test)
+        said = super().check(test)
+        for part in ("train", "val", *(("test",) if test else ())):
+            masks = [self._masks[path] for path in self._part(part)[0]]
+            if all(_is_void(mask, self.ignore) for mask in masks):  # the first mask tells, as a rule
+                raise ValueError(
+                    f"dataset.ignore={self.ignore}: no mask of {part} has anything else, such as {masks[0]}"
+                )
+        return said
 
     def split(self, name: str) -> Split:
         paths, _ = self._part(name)
@@ -208,6 +215,11 @@ def _numbers(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _largest(path: Path, ignore: int) -> int:
     numbers = _numbers(path)
     return int(numbers[(numbers != ignore) & (numbers != IGNORED)].max(initial=0))
+
+
+def _is_void(path: Path, ignore: int) -> bool:
+    numbers = _numbers(path)
+    return bool(((numbers == ignore) | (numbers == IGNORED)).all())
 
 
 def _mismatch(pair: tuple[Path, Path]) -> str | None:
