@@ -193,7 +193,7 @@ class ImageStream(Stream):
             pixels = images.to(self.device)
             if draws is not None:
                 pixels = self.augment.pixels(self.augment.pad(pixels), None, draws)
-        if draws is not None and (self.augment.resized_crop or self.augment.jitter or self.augment.trivial):
+        if draws is not None and self.augment.in_floats:
             values = self.augment.values(pixels.float().div_(255), draws)
             values = (values - self._mean) / self._std
         else:
