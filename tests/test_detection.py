@@ -266,6 +266,8 @@ AUGMENTS = {
     "resized": Augment(resized_crop=(0.5, 1.0)),
     "all": Augment(flip=True, crop_padding=5, resized_crop=(0.6, 1.0)),
     "moves": Augment(trivial=True),
+    "turned": Augment(rotate=30, vertical_flip=True),
+    "turned and resized": Augment(rotate=20, vertical_flip=True, flip=True, crop_padding=3, resized_crop=(0.6, 1.0)),
 }
 
 
@@ -300,7 +302,7 @@ def test_boxes_follow_their_image(tmp_path: Path, name: str) -> None:
                 continue
             left, top = white.amin(0).flip(0).tolist()
             right, bottom = (white.amax(0).flip(0) + 1).tolist()
-            operation = name == "moves"  # a turned rectangle is within its box
+            operation = name in ("moves", "turned", "turned and resized")  # a turned rectangle is within its box
             assert own[0, :4].tolist() == pytest.approx([left, top, right, bottom], abs=2.0 if operation else 1.1)
             seen += 1
     assert seen > 40

@@ -148,6 +148,8 @@ AUGMENTS = {
     "flip and crop": Augment(flip=True, crop_padding=3),
     "resized crop": Augment(resized_crop=(0.3, 1.0)),
     "trivial": Augment(trivial=True),
+    "turned": Augment(rotate=45, vertical_flip=True),
+    "turned and resized": Augment(rotate=20, vertical_flip=True, resized_crop=(0.3, 1.0)),
     "all": Augment(flip=True, crop_padding=2, resized_crop=(0.5, 1.0), trivial=True, jitter=0.1, erase=0.3),
 }
 

@@ -18,6 +18,9 @@ PLACES = {
     "duplicates",
 }  # fmt: skip
 
+# Keys that came later, with what it meant that they were not there: as such they change no weight.
+LATER: dict[str, Any] = {"rotate": 0, "vertical_flip": False, "sampling": "shuffle"}
+
 
 def content(config: JobConfig, strategy: Node, origin: str | None, files: str, precision: str) -> dict[str, Any]:
     """What determines the weights of a run: no paths, devices or workers.
@@ -69,6 +72,7 @@ def _without_places(node: Any) -> Any:
     if isinstance(node, Mapping):
         # What a user's own class does with a parameter of such a name is not known here.
         own = str(node.get("_target_", "hydratune.")).startswith("hydratune.")
-        kept = {k: v for k, v in node.items() if not (own and k in PLACES) and v is not None}
+        told = {k: v for k, v in node.items() if not own or (k not in PLACES and LATER.get(k, ...) != v)}
+        kept = {k: v for k, v in told.items() if v is not None}
         return {k: _without_places(v) for k, v in kept.items()}
     return node

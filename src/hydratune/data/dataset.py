@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from hydratune.core.seeding import derive_seed
 from hydratune.core.task import Task
 from hydratune.core.types import Backbone, Batch, Features, Spec, Summary
 from hydratune.data.inputs import Inputs, Item
+from hydratune.data.sampling import check_sampling
 from hydratune.data.stream import Batches, Placement, Stream
 
 SPLITS = ("train", "val", "test")
@@ -34,8 +35,14 @@ class WeightsHome:
 class Dataset(ABC):
     """`task` is the question asked of the data."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, sampling: str = "shuffle") -> None:
+        """sampling: what an epoch of training draws: shuffle (each sample once) or class_balanced."""
+        check_sampling(sampling, task)
+        self.task, self.sampling = task, sampling
+
+    def sampled(self, batches: Batches) -> Batches:
+        """With what `sampling` says of those of training."""
+        return replace(batches, balanced=batches.training and self.sampling == "class_balanced")
 
     @abstractmethod
     def spec(self) -> Spec: ...

@@ -12,15 +12,19 @@ from torch import Tensor
 
 from hydratune.core.seeding import derive_seed
 from hydratune.core.types import Batch, Features, Summary
+from hydratune.data.sampling import class_balanced, drawing
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Which batches: size: samples of a global batch; training: whether they are augmented, and what else is random."""
+    """Which batches: size: samples of a global batch; training: whether they are augmented, and what else is random;
+    balanced: whether an epoch draws as many samples of each class.
+    """
 
     size: int
     seed: int = 0
     training: bool = False
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Stream(ABC):
 
     def __init__(self, split: Any, batches: Batches, place: Placement) -> None:
         self.split, self.seed, self.device, self.training = split, batches.seed, place.device, batches.training
+        self.balanced = batches.balanced
         self.numbers = place.device  # where sample numbers lie
         self.memory_format, self.rank, self.world = place.memory_format, place.rank, place.world
         self.batch_size = min(batches.size, len(split))
@@ -95,11 +100,22 @@ class Stream(ABC):
         """These samples for somebody to look at."""
 
     def order(self, epoch: int) -> Tensor:
-        """[N] sample numbers in the order of an epoch."""
-        g = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        return torch.randperm(len(self.split), generator=g)
+        """[N] sample numbers in the order of an epoch: all of them, or as many of each class."""
+        return self._drawn(self._order_generator(epoch))
 
     # ---- what follows from that
+
+    @property
+    def drawing(self) -> str:
+        """What an epoch draws, where that is not each sample once."""
+        return drawing(self.split.labels) if self.balanced else ""
+
+    def _order_generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+
+    def _drawn(self, g: torch.Generator) -> Tensor:
+        """[N] sample numbers in random order"""
+        return class_balanced(self.split.labels, g) if self.balanced else torch.randperm(len(self.split), generator=g)
 
     def rows(self, first_step: int, last_step: int) -> Iterator[Rows]:
         """Where a table made in the order of `unique_inputs` has the samples of the same batches."""

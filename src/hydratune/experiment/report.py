@@ -40,6 +40,8 @@ def show_start(
     for part, split in (("train", train_stream.split), ("val", data.val_split)):
         if summary := data.dataset.split_summary(split):
             screen.line(f"{part}: {summary}")
+        if part == "train" and train_stream.drawing:
+            screen.line(f"{part}: {train_stream.drawing}")
     for name, own in data.evals.items():
         if summary := data.dataset.split_summary(own.split):
             screen.line(f"{name}: {summary}")

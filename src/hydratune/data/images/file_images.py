@@ -44,10 +44,10 @@ class DividedImages(ImageDataset):
 
     def __init__(
         self, task: Task, augment: Augment, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
-        duplicates: str = "tell",
+        duplicates: str = "tell", **options: Any,
     ) -> None:  # fmt: skip
         """test_share: 0 for no test split. duplicates: of images that are there twice, tell or refuse."""
-        super().__init__(task, augment)
+        super().__init__(task, augment, **options)
         check_share("val_share", val_share)
         if test_share != 0:
             check_share("test_share", test_share)

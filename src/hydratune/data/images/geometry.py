@@ -27,16 +27,24 @@ def cropped(padded: Tensor, rows: Tensor | None, draws: Tensor, padding: int) ->
     return windows[rows, :, y, x]
 
 
-def mirrored(images: Tensor, draws: Tensor) -> Tensor:
-    """Half of them; draws [B]. `images` must be a copy of this batch alone."""
+def mirrored(images: Tensor, draws: Tensor, side: int = 3) -> Tensor:
+    """Half of them, left to right (side 3) or top to bottom (2); draws [B]. `images` must be a copy of this batch."""
     flipped = draws < 0.5
     if images.is_cpu:  # half the copying; on a GPU it would make the host wait for the count
         ids = flipped.nonzero().flatten()
-        return images.index_copy_(0, ids, images[ids].flip(3))
-    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+        return images.index_copy_(0, ids, images[ids].flip(side))
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(side), images)
 
 
-def _window(draws: Tensor, share: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mirrored_boxes(boxes: Tensor, draws: Tensor, extent: float, side: int = 3) -> Tensor:
+    """The same of boxes [S, 4] in images of `extent` pixels along that side; draws [S]."""
+    first = 3 - side  # left and right are columns 0 and 2, top and bottom 1 and 3
+    moved = boxes.clone()
+    moved[:, first], moved[:, first + 2] = extent - boxes[:, first + 2], extent - boxes[:, first]
+    return torch.where((draws < 0.5).unsqueeze(1), moved, boxes)
+
+
+def window(draws: Tensor, share: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(width, height, shift of the centre along x and y) of a part, in half sides of the image; draws [B, 4]."""
     area, ratio, y, x = draws.unbind(1)
     area = share[0] + (share[1] - share[0]) * area
@@ -47,7 +55,7 @@ def _window(draws: Tensor, share: tuple[float, ...]) -> tuple[Tensor, Tensor, Te
 
 def resized_boxes(boxes: Tensor, draws: Tensor, share: tuple[float, ...], size: tuple[int, int]) -> Tensor:
     """Boxes [S, 4] in that part, enlarged as it is; draws [S, 4]; size: (H, W) of the image."""
-    w, h, x, y = (t.unsqueeze(1) for t in _window(draws, share))
+    w, h, x, y = (t.unsqueeze(1) for t in window(draws, share))
     half = boxes.new_tensor([size[1] / 2, size[0] / 2] * 2)
     shift, scale = torch.cat([x, y, x, y], 1), torch.cat([w, h, w, h], 1)
     return ((boxes / half - 1 - shift) / scale + 1) * half
@@ -55,12 +63,56 @@ def resized_boxes(boxes: Tensor, draws: Tensor, share: tuple[float, ...], size: 
 
 def resized_crop(images: Tensor, draws: Tensor, share: tuple[float, ...], mode: str = "bilinear") -> Tensor:
     """A part of each image [B, C, H, W], as large as the whole. mode: nearest for masks."""
-    w, h, x, y = _window(draws, share)
+    w, h, x, y = window(draws, share)
     theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = w, h
     theta[:, 0, 2], theta[:, 1, 2] = x, y
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode, padding_mode="reflection", align_corners=False)
+
+
+def rotated(
+    images: Tensor, angles: Tensor, part: tuple[Tensor, Tensor, Tensor, Tensor] | None, mode: str = "bilinear"
+) -> Tensor:
+    """Images [B, C, H, W] turned about their middle by angles [B] (radians, counter-clockwise); 0 where they show
+    nothing. part: of the turned image, as `window` gives it, enlarged to the whole. mode: nearest for masks.
+
+    Both maps are one, so that pixels are interpolated once.
+    """
+    height, width = images.shape[2:]
+    cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+    # Elementwise as in `move`, in pixels from the middle
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(0)
+    x = (torch.arange(width, device=images.device) - (width - 1) / 2).unsqueeze(0)
+    if part is not None:
+        w, h, right, down = (t.unsqueeze(1) for t in part)
+        x, y = x * w + right * (width / 2), y * h + down * (height / 2)
+    columns = torch.stack((cos * x / (width / 2), sin * x / (height / 2)), 2)
+    rows = torch.stack((-sin * y / (width / 2), cos * y / (height / 2)), 2)
+    grid = columns.unsqueeze(1) + rows.unsqueeze(2)  # one pass over [B, H, W, 2]
+    return F.grid_sample(images, grid, mode, padding_mode="zeros", align_corners=False)
+
+
+def rotated_boxes(boxes: Tensor, angles: Tensor, size: tuple[int, int]) -> Tensor:
+    """[S, 4] around the corners of turned boxes [S, 4]; size: (H, W) of the image."""
+    cos, sin = angles.cos(), angles.sin()
+    return around(boxes, (cos, -sin, sin, cos), torch.zeros_like(boxes[:, :2]), size)
+
+
+def around(boxes: Tensor, matrix: tuple[Tensor, ...], shift: Tensor, size: tuple[int, int]) -> Tensor:
+    """[S, 4] around what becomes of boxes [S, 4] where each place x' is read from x = A x' + shift, from the middle.
+
+    matrix: the rows of A one after the other, [S] each. Corners go the other way.
+    """
+    height, width = size
+    a, b, c, d = matrix
+    centre = boxes.new_tensor([width / 2, height / 2])
+    left, top, right, bottom = boxes.unbind(1)
+    corners = torch.stack([left, top, right, top, left, bottom, right, bottom], 1).view(-1, 4, 2)
+    x, y = (corners - centre - shift.unsqueeze(1)).unbind(2)
+    a, b, c, d, over = (t.unsqueeze(1) for t in (a, b, c, d, a * d - b * c))
+    moved = torch.stack([(d * x - b * y) / over, (a * y - c * x) / over], 2) + centre
+    return torch.cat([moved.amin(1), moved.amax(1)], 1)
 
 
 def move_of(operation: Tensor, strength: Tensor, names: Sequence[str]) -> list[Tensor]:

@@ -27,8 +27,8 @@ class ImageDataset(Dataset):
     `augment` is what training does to them.
     """
 
-    def __init__(self, task: Task, augment: Augment) -> None:
-        super().__init__(task)
+    def __init__(self, task: Task, augment: Augment, sampling: str = "shuffle") -> None:
+        super().__init__(task, sampling)
         if augment.mixes and not task.mixes:
             raise ValueError(
                 "dataset.augment.mixup, cutmix: what this task asks for cannot be mixed; 0 leaves them out"
@@ -67,7 +67,7 @@ class ImageDataset(Dataset):
 
     def stream(self, split: Split, body: Backbone, batches: Batches, place: Placement) -> ImageStream:
         augment = self.augment if batches.training else None
-        return ImageStream(split, self.spec(), batches, place, body.in_channels, augment)
+        return ImageStream(split, self.spec(), self.sampled(batches), place, body.in_channels, augment)
 
     def eval_views(
         self, split: Split, body: Backbone, batches: Batches, place: Placement, count: int = 1

@@ -100,12 +100,11 @@ class ImageStream(Stream):
         mixes = self.augment.mixes
         for epoch, every in self._epochs(first_step, last_step):
             table = self._table(epoch)
-            ids = every if mixes else [self._own(these) for these in every]
+            ids = [self._taken(these) for these in every]
             for these, images in zip(ids, self._read(ids), strict=True):
-                draws = None if table is None else table[these]
+                draws = None if table is None else table[self._taken(self._in_epoch(step)) if self._anew else these]
                 inputs, targets = self._prepare(images, these, draws), self._targets(these, draws)
                 inputs, targets = self.augment.mix(inputs, targets, self.spec.num_classes, self.seed, step)
-                # a partner may be another rank's sample: what is mixed is divided after that
                 parts = (self._own(t) for t in (inputs, targets, these)) if mixes else (inputs, targets, these)
                 yield Batch(*parts)
                 step += 1
@@ -137,6 +136,22 @@ class ImageStream(Stream):
             table = self._table(view)
             for these, images in zip(ids, self._read(ids), strict=True):
                 yield self._prepare(images, these, None if table is None else table[these])
+
+    def _taken(self, rows: Tensor) -> Tensor:
+        """This process's part of a global batch; all of one that is mixed, and divided after that: a partner may be
+        another process's sample.
+        """
+        return rows if self.augment.mixes else self._own(rows)
+
+    @property
+    def _anew(self) -> bool:
+        """Whether a sample that an epoch draws again is augmented anew. Fixed views are the same in all of an epoch."""
+        return self.balanced and self.augment.views is None
+
+    def _in_epoch(self, step: int) -> Tensor:
+        """[B] places of a batch's samples in the order of its epoch"""
+        first = step % self.steps_per_epoch * self.batch_size
+        return torch.arange(first, first + self.batch_size, device=self.device)
 
     def _table(self, epoch: int) -> Tensor | None:
         if not self.augment.per_sample:
@@ -193,7 +208,7 @@ class ImageStream(Stream):
             pixels = images.to(self.device)
             if draws is not None:
                 pixels = self.augment.pixels(self.augment.pad(pixels), None, draws)
-        if draws is not None and (self.augment.resized_crop or self.augment.jitter or self.augment.trivial):
+        if draws is not None and self.augment.in_floats:
             values = self.augment.values(pixels.float().div_(255), draws)
             values = (values - self._mean) / self._std
         else:

@@ -72,13 +72,14 @@ class GeneratedImages(ImageDataset):
     """Base of the sets that are made as they are asked for."""
 
     def __init__(
-        self, task: Task, augment: Augment, train: int = 8000, val: int = 2000, test: int = 2000, split_seed: int = 0
-    ) -> None:
+        self, task: Task, augment: Augment, train: int = 8000, val: int = 2000, test: int = 2000, split_seed: int = 0,
+        **options: Any,
+    ) -> None:  # fmt: skip
         """train, val, test: images in each split."""
         for key, value in (("train", train), ("val", val), ("test", test)):
             if value < 1:
                 raise ValueError(f"dataset.{key}={value}: must be at least 1")
-        super().__init__(task, augment)
+        super().__init__(task, augment, **options)
         self.sizes, self.split_seed = {"train": train, "val": val, "test": test}, split_seed
 
 

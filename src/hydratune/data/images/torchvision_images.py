@@ -56,9 +56,11 @@ _PARTS = ("train", "test")
 class CarvedImages(ImageDataset):
     """Base of the sets that have a test part, and none for validation."""
 
-    def __init__(self, task: Task, augment: Augment, val_share: float = 0.1, split_seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, augment: Augment, val_share: float = 0.1, split_seed: int = 0, **options: Any
+    ) -> None:
         """val_share: share of train that becomes validation."""
-        super().__init__(task, augment)
+        super().__init__(task, augment, **options)
         check_share("val_share", val_share)
         self.val_share, self.split_seed = val_share, split_seed
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydratune.data.images.colour import grey
-from hydratune.data.images.geometry import MOVES, move, move_of
+from hydratune.data.images.geometry import MOVES, around, move, move_of
 
 BINS = 31  # of the magnitude
 
@@ -53,16 +53,10 @@ def trivial_boxes(boxes: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor
     operation, strength = _drawn(draws)
     shear_x, shear_y, shift_x, shift_y, turn = move_of(operation, strength, OPERATIONS)
     height, width = size
-    # `move` says where each place comes from: (x, y) = A (x', y') + b from the centre. Corners go the other way.
-    a, b, c, d = turn.cos(), shear_x - turn.sin(), shear_y + turn.sin(), turn.cos()
+    # `move` says where each place comes from
+    matrix = (turn.cos(), shear_x - turn.sin(), shear_y + turn.sin(), turn.cos())
     shift = torch.stack([shear_x * height / 2 - shift_x.trunc(), shear_y * width / 2 - shift_y.trunc()], 1)
-    centre = boxes.new_tensor([width / 2, height / 2])
-    left, top, right, bottom = boxes.unbind(1)
-    corners = torch.stack([left, top, right, top, left, bottom, right, bottom], 1).view(-1, 4, 2)
-    x, y = (corners - centre - shift.unsqueeze(1)).unbind(2)
-    a, b, c, d, over = (t.unsqueeze(1) for t in (a, b, c, d, a * d - b * c))
-    moved = torch.stack([(d * x - b * y) / over, (a * y - c * x) / over], 2) + centre
-    return torch.cat([moved.amin(1), moved.amax(1)], 1)
+    return around(boxes, matrix, shift, size)
 
 
 def trivial_moves(masks: Tensor, draws: Tensor, outside: int) -> Tensor:

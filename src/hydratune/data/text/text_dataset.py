@@ -40,13 +40,13 @@ class TextDataset(Dataset):
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, max_length: int = 128, bucket: int = 50, split_seed: int = 0,
-        duplicates: str = "tell", inherited: WeightsHome | None = None,
+        duplicates: str = "tell", inherited: WeightsHome | None = None, sampling: str = "shuffle",
     ) -> None:  # fmt: skip
         """split_seed: of what is divided off train, or generated.
 
         inherited: where the weights of init_from lie, whose tokenizer this is then.
         """
-        super().__init__(task)
+        super().__init__(task, sampling)
         if not 4 <= max_length <= LONGEST:
             raise ValueError(f"dataset.max_length={max_length}: from 4 to {LONGEST} tokens")
         if not 1 <= bucket <= LONGEST:
@@ -180,7 +180,7 @@ class TextDataset(Dataset):
         return split.summary
 
     def stream(self, split: TextSplit, body: Backbone, batches: Batches, place: Placement) -> TextStream:
-        return TextStream(split, self.spec(), self.task, self.tokenizer, batches, place, self.bucket)
+        return TextStream(split, self.spec(), self.task, self.tokenizer, self.sampled(batches), place, self.bucket)
 
     def show_batch(self, batch: Batch) -> Mapping[str, Summary]:
         """The first samples as the network sees them, and what is asked of them."""

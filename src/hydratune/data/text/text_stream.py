@@ -93,8 +93,8 @@ class TextStream(Stream):
 
     def order(self, epoch: int) -> Tensor:
         """[steps * batch size] sample numbers; batches come in any order, what is within one is of about one length."""
-        g = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(self.split), generator=g)[: self.steps_per_epoch * self.batch_size]
+        g = self._order_generator(epoch)
+        order = self._drawn(g)[: self.steps_per_epoch * self.batch_size]
         if self.bucket > 1:
             chunk = torch.arange(len(order)) // (self.batch_size * self.bucket)
             key = chunk * (self.spec.max_length + 1) + self.split.lengths[order]
