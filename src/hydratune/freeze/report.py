@@ -32,12 +32,21 @@ def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[
                 ", ".join(owners) if len(owners) <= 4 else f"{owners[0]} to {owners[-1]}",
                 f"{trainable:,} of {total:,}",
                 _share(trainable / total),
-                f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}",
+                _rate(phase),
                 _backward(groups, phase),
                 _norms(groups, phase),
             )
         )
     return result
+
+
+def _rate(phase: Phase) -> str:
+    """In terms of the optimizer's own, and what has another one than its group."""
+    kinds: dict[float, list[str]] = {}
+    for name, ratio in sorted(phase.lr_ratios.items()):
+        kinds.setdefault(ratio, []).append(".".join(name.split(".")[-2:]))
+    others = [f"{ks[0] if len(set(ks)) == 1 else f'{len(ks)} tensors'} x {ratio:g}" for ratio, ks in kinds.items()]
+    return ", ".join([f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}", *others])
 
 
 def _backward(groups: Sequence[LayerGroup], phase: Phase) -> str:
