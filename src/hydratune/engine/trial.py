@@ -34,6 +34,7 @@ from hydratune.engine.state import (
     peak_memory_mb,
     set_modes,
 )
+from hydratune.freeze.phases import last_thaw
 from hydratune.models.network import Network
 from hydratune.optim.optimizers import OptimizerConfig, rates_now
 from hydratune.optim.schedules import Schedule
@@ -63,6 +64,7 @@ class Trial:
         self.phases, self.config, self.schedule = tuple(plan.phases), plan.optimizer, plan.schedule
         self.settings, self.seed, self.num_steps = plan.settings, plan.seed, plan.phases[-1].last_step
         self.fork = min(p.cut for p in self.phases)  # below it nothing is ever this trial's own
+        self._last_thaw = last_thaw(self.phases)
         self.parameters = network.parameters()
         self.optimizer = self.config.build(network.groups, self.parameters, self.phases)
         ever = frozenset().union(*(p.trainable for p in self.phases))
@@ -110,10 +112,11 @@ class Trial:
     def _begin(self, phase: Phase) -> None:
         """What happens once in a phase, at its first step, also where a resumed run starts just there."""
         if phase.first_step:
-            for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
-                # momentum from before it was frozen points nowhere now
+            for name in phase.trainable ^ self.phase_at(phase.first_step - 1).trainable:
+                # of what freezes: it takes memory, and would point nowhere once that thaws
                 self.optimizer.state.pop(self.parameters[name], None)
-            self.state.since_best = 0
+            if phase.first_step <= self._last_thaw:
+                self.state.since_best = 0
         self._mark(phase.first_step + 1)
 
     def _mark(self, step: int) -> None:
@@ -232,7 +235,7 @@ class Trial:
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
-        patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
+        patience, last = self.settings.patience, step > self._last_thaw  # a probe's rest ends no fine-tuning
         if patience is not None and last and state.since_best >= patience:
             state.stopped = f"no better {self.plan.monitor.metric} in {state.since_best} evaluations"
         self.run.update(step=step, history=state.history)

@@ -59,6 +59,16 @@ def tiled(phases: Iterable[Phase]) -> list[Phase]:
     return kept
 
 
+def last_thaw(phases: Sequence[Phase]) -> int:
+    """The first step of the last phase in which something trains that has not trained before."""
+    trained: set[str] = set()
+    step = 0
+    for p in phases:
+        step = step if p.trainable <= trained else p.first_step
+        trained |= p.trainable
+    return step
+
+
 def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: int) -> Sequence[Phase]:
     """The phases of a strategy, a user's own perhaps. Raises ValueError where they cannot be trained."""
     owned = parameter_names(groups)
