@@ -16,7 +16,7 @@ from hydratune.engine.settings import Cadence
 from hydratune.engine.stretch import Streams
 from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
-from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
+from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, Lisa, LpFt, Progressive
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze, NormOnly
 from hydratune.models.network import Network
 from hydratune.optim.optimizers import SGD, AdamW
@@ -35,6 +35,7 @@ STRATEGIES: dict[str, Any] = {
     "unfreeze": FreezeUnfreeze(5),
     "gradual": Gradual(),
     "progressive": Progressive([0.3, 0.6]),
+    "lisa": Lisa(1, 5, seed=2),
 }
 
 

@@ -123,8 +123,9 @@ def test_a_budget_and_a_factor_are_not_both_given() -> None:
 
 
 def cost(seconds: float, steps: int = 90, looks: int = 9) -> dict[str, Any]:
-    own = {"steps": steps, "done": 0, "whole": seconds, "phases": [(0, steps, 0, seconds / steps, 0.0)], "looks": looks,
-           "look": 0.0, "cached": False, "fork": 0}  # fmt: skip
+    phases = [(0, steps, 0, seconds / steps, 0.0)]
+    own = {"steps": steps, "last_phase": 0, "done": 0, "whole": seconds, "phases": phases, "looks": looks, "look": 0.0,
+           "cached": False, "fork": 0}  # fmt: skip
     return {"fork": 0, "seconds": own, "operations": own}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hydratune.core.types import Backbone, LayerGroup
+from hydratune.core.types import Backbone, Batch, LayerGroup, Phase
+from hydratune.engine.trial import Trial
 from hydratune.freeze.lora import A, LoRA, is_adapter, merged, save_adapter
+from hydratune.freeze.phases import checked
+from hydratune.freeze.report import trains
 from hydratune.models.network import Network, build_network
 from hydratune.models.vision.torchvision_models import torchvision_model
+from hydratune.optim.optimizers import SGD, AdamW, Muon, Torch
+from hydratune.optim.schedules import Cosine
 from hydratune.record import checkpoint
 from tests.tiny import go, network, same, stream, trial, weights
 
@@ -165,6 +171,76 @@ def test_a_rank_stabilised_scale() -> None:
     assert LoRA(rank=16, alpha=8).scale == 0.5 and LoRA(rank=16, alpha=8, rank_stabilized=True).scale == 2.0
 
 
+# ---- LoRA+
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [SGD(0.02, momentum=0.9, nesterov=True), AdamW(0.02), Torch("Adagrad", 0.02), Torch("Adafactor", 0.02), "muon"],
+    ids=["sgd", "adamw", "adagrad", "adafactor", "muon"],
+)
+def test_b_has_its_own_rate_with_every_optimizer_schedule_and_layer_decay(tmp_path: Path, recipe: Any) -> None:
+    if recipe == "muon":
+        pytest.importorskip("timm")
+        recipe = Muon(0.02)
+    recipe.layer_decay = 0.5
+    strategy = LoRA(rank=2, loraplus_lr_ratio=16)
+    schedule, net = Cosine(warmup_steps=2), Network(strategy.adapt(network().groups))
+    t = trial(tmp_path, net, strategy, steps=6, recipe=recipe, schedule=schedule)
+    t.phases = (replace(t.phases[0], lr_scale=0.25),)
+    before = weights(net)
+    for step, batch in enumerate(stream().batches(0, 5)):
+        t.step(step, batch.inputs, batch, 0)
+        rate = {n: g["lr"] for g in t.optimizer.param_groups for n in g["names"]}
+        own = 0.02 * 0.25 * schedule.factor(step, 6)
+        assert rate["middle.lora_A.weight"] == pytest.approx(own * 0.5) and rate["head.weight"] == pytest.approx(own)
+        assert rate["middle.lora_B.weight"] == pytest.approx(own * 8)
+    assert t.rates() == {
+        "stem": rate["stem.lora_A.weight"], "stem_x16": rate["stem.lora_B.weight"],
+        "middle": rate["middle.lora_A.weight"], "middle_x16": rate["middle.lora_B.weight"],
+        "head": rate["head.weight"],
+    }  # fmt: skip
+    moved = {n for n, w in weights(net).items() if not torch.equal(w, before[n])}
+    assert moved == set(t.phases[0].trainable)
+
+
+def test_the_table_shows_bs_rate() -> None:
+    strategy = LoRA(rank=2, loraplus_lr_ratio=16)
+    net = Network(strategy.adapt(network().groups))
+    ((*_, rate, _, _),) = trains(net.groups, strategy.phases(net.groups, 6))
+    assert rate == "x 1, lora_B.weight x 16"
+
+
+def test_a_ratio_of_what_does_not_train_is_refused() -> None:
+    net = network()
+    for ratios in ({"stem.weight": 2.0}, {"head.weight": 0.0}):
+        phase = Phase(0, 5, frozenset({"head.weight"}), cut=2, name="head", lr_ratios=ratios)
+        with pytest.raises(ValueError, match=f"lr_ratios of {next(iter(ratios))}"):
+            checked([phase], net.groups, 5)
+    with pytest.raises(ValueError, match="freeze.loraplus_lr_ratio=0"):
+        LoRA(loraplus_lr_ratio=0)
+
+
+def test_a_ratio_is_another_configuration_and_resumes(tmp_path: Path) -> None:
+    def made(name: str, ratio: float) -> tuple[Network, Trial]:
+        torch.manual_seed(3)
+        strategy = LoRA(rank=2, loraplus_lr_ratio=ratio)
+        net = Network(strategy.adapt(network().groups))
+        return net, trial(tmp_path, net, strategy, recipe=AdamW(0.01), name=name)
+
+    (plain, p), (whole, t), (_, u), (rest, v) = (
+        made(*m) for m in (("plain", 1), ("whole", 4), ("half", 4), ("rest", 4))
+    )
+    for one in (p, t):
+        go([one])
+    assert not torch.equal(plain.parameters()["stem.lora_B.weight"], whole.parameters()["stem.lora_B.weight"])
+    for step, batch in enumerate(stream().batches(0, 5)):
+        u.step(step, batch.inputs, batch, 0)
+    saved = checkpoint.load(checkpoint.save(tmp_path / "saved", 5, u.snapshot(5)))
+    go([v], first=v.restore(saved))
+    assert same(weights(whole), weights(rest))
+
+
 # ---- PEFT
 
 
@@ -211,6 +287,47 @@ def test_equal_to_peft_from_the_same_start_and_through_training() -> None:
             optimizer.zero_grad()
             nn.functional.cross_entropy(output, y).backward()
             optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", [SGD(0.01, momentum=0.9), AdamW(0.01, weight_decay=0.0)], ids=["sgd", "adamw"])
+def test_equal_to_pefts_loraplus(tmp_path: Path, recipe: Any) -> None:
+    """Rates by name, and all weights after a few steps. The head has no bias, which PEFT would train at B's rate."""
+    peft = pytest.importorskip("peft")
+    from peft.optimizers import create_loraplus_optimizer
+
+    torch.manual_seed(0)
+    theirs_base, ours_base = Plain(), Plain()
+    theirs_base.fc = ours_base.fc = nn.Linear(6, 3, bias=False)
+    ours_base = copy.deepcopy(theirs_base)
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["first", "linear"], modules_to_save=["fc"])
+    theirs = peft.get_peft_model(theirs_base, config)
+    strategy = LoRA(rank=2, alpha=6.0, loraplus_lr_ratio=16)
+    ours = Network(strategy.adapt(ours_of(ours_base).groups))
+
+    def own(name: str) -> str:
+        return name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", "")
+
+    start = {own(n): p for n, p in theirs.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in ours.parameters().items():
+            if is_adapter(name):
+                parameter.copy_(start[name].view(parameter.shape))
+    t = trial(tmp_path, ours, strategy, steps=9, recipe=recipe)
+    more = {"momentum": 0.9} if isinstance(recipe, SGD) else {}
+    optimizer = create_loraplus_optimizer(theirs, recipe.optimizer_class(), lr=0.01, loraplus_lr_ratio=16, **more)
+    named = {id(p): own(n) for n, p in theirs.named_parameters()}
+    expected = {named[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    ids, y = torch.arange(8), torch.randint(0, 3, (8,))
+    for step in range(5):
+        x = torch.randn(8, 3, 11, 11)
+        t.step(step, x, Batch(x, y, ids), 0)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(x), y).backward()
+        optimizer.step()
+    assert {n: g["lr"] for g in t.optimizer.param_groups for n in g["names"] if n in expected} == expected
+    for name, parameter in start.items():
+        assert torch.allclose(ours.parameters()[name], parameter.view(ours.parameters()[name].shape), atol=1e-6), name
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,7 @@ from hydratune.core.layer_groups import parameter_names
 from hydratune.core.types import Backbone, Phase
 from hydratune.freeze.lora import LoRA
 from hydratune.freeze.phases import with_norms
-from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, LpFt, Progressive
+from hydratune.freeze.schedules import FreezeUnfreeze, Gradual, Lisa, LpFt, Progressive
 from hydratune.freeze.strategies import (
     BiasOnly,
     FirstGroups,
@@ -48,6 +48,7 @@ STRATEGIES = st.one_of(
     st.builds(FreezeUnfreeze, st.one_of(st.integers(0, 30), SHARES)),
     st.builds(Gradual, st.one_of(st.none(), st.integers(1, 9), st.floats(0.05, 1.0))),
     st.builds(Progressive, st.lists(SHARES, min_size=1, max_size=4).map(sorted)),
+    st.builds(Lisa, st.integers(1, 2), st.one_of(st.integers(1, 9), st.floats(0.05, 1.0)), st.integers(0, 99)),
 )
 
 
@@ -111,7 +112,6 @@ def test_what_is_frozen_stands_still_what_trains_moves_and_resuming_changes_noth
     batches = list(stream().batches(0, steps))
     with tempfile.TemporaryDirectory() as home:
         t = trial(Path(home), net, fixed, name="whole", **more)
-        trained: set[str] = set()
         snapshot = None
         at = min(at, steps - 1)
         for step, batch in enumerate(batches):
@@ -126,7 +126,6 @@ def test_what_is_frozen_stands_still_what_trains_moves_and_resuming_changes_noth
             t.step(step, batch.inputs, batch, 0)
             after = weights(net)
             moved = {n for n in before if not torch.equal(before[n], after[n])}
-            trained |= phase.trainable
             for n in set(net.parameters()) - phase.trainable:
                 assert n not in moved
             # A bias before BatchNorm has no gradient but rounding; every weight has one.
@@ -134,7 +133,7 @@ def test_what_is_frozen_stands_still_what_trains_moves_and_resuming_changes_noth
             if norm == "frozen":
                 still = {g.names[k] for g in net.groups[: phase.cut] for k, _ in g.module.named_buffers()}
                 assert not still & moved
-            assert {n for n, p in net.parameters().items() if t.optimizer.state.get(p)} == trained
+            assert {n for n, p in net.parameters().items() if t.optimizer.state.get(p)} == phase.trainable
         t.leave()
         u = trial(Path(home), other, fixed, name="resumed", **more)
         assert snapshot is not None
@@ -187,6 +186,9 @@ def test_small_networks_have_degenerate_cases_and_say_so() -> None:
         (lambda: FreezeUnfreeze(2, lr_scale=0), "freeze.lr_scale=0"),
         (lambda: Gradual(0), "at least one step"),
         (lambda: Progressive([0.5, 0.2]), "ascending"),
+        (lambda: Lisa(groups=0), "freeze.groups=0"),
+        (lambda: Lisa(interval=0), "freeze.interval=0"),
+        (lambda: Lisa(interval=1.5), "freeze.interval=1.5"),
         (lambda: LoRA(rank=0), "freeze.rank=0"),
         (lambda: LoRA(alpha=0), "freeze.alpha=0"),
     ],

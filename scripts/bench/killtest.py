@@ -37,7 +37,8 @@ from tests.test_segmentation import scenes  # noqa: E402
 STRATEGIES = {
     "none": [], "head_only": [], "last_groups": [], "first_groups": [], "surgical": ["freeze.first=stem"],
     "pattern": ["freeze.train=[body,head]"], "bias_only": [], "norm_only": [], "lp_ft": [], "freeze_unfreeze": [],
-    "gradual": [], "progressive": [], "lora": ["freeze.rank=2"],
+    "gradual": [], "progressive": [], "lisa": ["freeze.groups=1", "freeze.interval=5"],
+    "lora": ["freeze.rank=2"],
 }  # fmt: skip
 # Starts hydratune; SIGUSR2 writes the stack of this moment to a file, from the signal handler itself.
 STUB = """

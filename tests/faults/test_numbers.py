@@ -98,7 +98,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been(tmp_path: Path) -> None:
     for step, batch in enumerate([*batches[:4], *batches[6:]]):
         u.step(step, batch.inputs, batch, 0)
     assert same(weights(net), weights(other)) and same(t.ema, u.ema)
-    assert rates[6] == t.rate_at(t.optimizer.param_groups[0]["base_lr"], t.phases[0], 6)
+    assert rates[6] == t.rate_at(t.optimizer.param_groups[0], t.phases[0], 6)
     assert rates[3] == rates[4] == rates[5] or rates[4] == rates[5]
     told = RunRecord.read(t.run.directory).skipped
     assert [s["step"] for s in told] == [4, 5] and len(told[0]["sample_ids"]) == 8

@@ -53,7 +53,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "strategies": (
             "NoFreeze", "HeadOnly", "LastGroups", "FirstGroups", "Surgical", "BiasOnly", "NormOnly", "Pattern",
         ),
-        "schedules": ("LpFt", "FreezeUnfreeze", "Gradual", "Progressive"),
+        "schedules": ("LpFt", "FreezeUnfreeze", "Gradual", "Progressive", "Lisa"),
         "lora": ("LoRA",),
     },
     "optim": {

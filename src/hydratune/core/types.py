@@ -127,6 +127,7 @@ class Phase:
     lr_scale: float = 1.0  # on every learning rate
     lr: float | None = None  # in place of the optimizer's own rate, where the phase has one
     norm: str = "frozen"  # BatchNorm of frozen groups: frozen, statistics (they move) or affine (its parameters too)
+    lr_ratios: Mapping[str, float] = field(default_factory=dict, hash=False)  # parameter -> factor on its own rate
 
 
 @dataclass(frozen=True)

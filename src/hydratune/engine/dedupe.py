@@ -36,7 +36,7 @@ def _course(trial: Trial, step: int, stretch: int) -> object:
     """All that the updates of [step, stretch) depend on besides the trial's state and the batches."""
     phase, settings, config = trial.phase_at(step), trial.settings, trial.config
     rates = {
-        (name, group["weight_decay"], *(trial.rate_at(group["base_lr"], phase, s) for s in range(step, stretch)))
+        (name, group["weight_decay"], *(trial.rate_at(group, phase, s) for s in range(step, stretch)))
         for group in trial.optimizer.param_groups
         for name in group["names"]
         if name in phase.trainable
@@ -71,5 +71,5 @@ def take(trial: Trial, leader: Trial, step: int) -> None:
         copied = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
         trial.optimizer.state[trial.parameters[name]] = copied
     for group in trial.optimizer.param_groups:
-        group["lr"] = trial.rate_at(group["base_lr"], phase, step - 1)
+        group["lr"] = trial.rate_at(group, phase, step - 1)
     trial.meters.take(leader.meters)

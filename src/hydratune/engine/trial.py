@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from hydratune.core.layer_groups import parameter_names
 from hydratune.core.secrets import hidden_in
 from hydratune.core.seeding import derive_seed
 from hydratune.core.task import Monitor, Task
@@ -35,8 +34,9 @@ from hydratune.engine.state import (
     peak_memory_mb,
     set_modes,
 )
+from hydratune.freeze.phases import last_thaw
 from hydratune.models.network import Network
-from hydratune.optim.optimizers import OptimizerConfig
+from hydratune.optim.optimizers import OptimizerConfig, rates_now
 from hydratune.optim.schedules import Schedule
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
@@ -64,8 +64,9 @@ class Trial:
         self.phases, self.config, self.schedule = tuple(plan.phases), plan.optimizer, plan.schedule
         self.settings, self.seed, self.num_steps = plan.settings, plan.seed, plan.phases[-1].last_step
         self.fork = min(p.cut for p in self.phases)  # below it nothing is ever this trial's own
+        self._last_thaw = last_thaw(self.phases)
         self.parameters = network.parameters()
-        self.optimizer = self.config.build(network.groups, self.parameters, [p.trainable for p in self.phases])
+        self.optimizer = self.config.build(network.groups, self.parameters, self.phases)
         ever = frozenset().union(*(p.trainable for p in self.phases))
         self._averaged = {n: p for n, p in self.parameters.items() if n in ever} if self.settings.ema else {}
         self.ema = {n: p.detach().clone() for n, p in self._averaged.items()}
@@ -111,10 +112,11 @@ class Trial:
     def _begin(self, phase: Phase) -> None:
         """What happens once in a phase, at its first step, also where a resumed run starts just there."""
         if phase.first_step:
-            for name in phase.trainable - self.phase_at(phase.first_step - 1).trainable:
-                # momentum from before it was frozen points nowhere now
+            for name in phase.trainable ^ self.phase_at(phase.first_step - 1).trainable:
+                # of what freezes: it takes memory, and would point nowhere once that thaws
                 self.optimizer.state.pop(self.parameters[name], None)
-            self.state.since_best = 0
+            if phase.first_step <= self._last_thaw:
+                self.state.since_best = 0
         self._mark(phase.first_step + 1)
 
     def _mark(self, step: int) -> None:
@@ -153,7 +155,7 @@ class Trial:
         started = time.perf_counter()
         assert self.phase is not None
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate_at(group["base_lr"], self.phase, step)
+            group["lr"] = self.rate_at(group, self.phase, step)
         for parameter, start in self._pulled:  # the gradient of l2_sp / 2 * |w - w0|^2
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=self.config.l2_sp)
@@ -172,8 +174,9 @@ class Trial:
         forward, backward = seconds
         self.meters.add(loss, terms, whole(norm), forward, backward + time.perf_counter() - started)
 
-    def rate_at(self, base: float, phase: Phase, step: int) -> float:
-        """base: the parameter group's own; a phase's rate takes the optimizer's place in it."""
+    def rate_at(self, group: Mapping[str, Any], phase: Phase, step: int) -> float:
+        """Of a parameter group; a phase's rate takes the optimizer's place in it."""
+        base = group["base_lr"] * phase.lr_ratios.get(group["names"][0], 1.0)
         own = base if phase.lr is None else phase.lr * (base / self.config.lr)
         return own * self.schedule.factor(step - len(self.state.skips), self.num_steps) * phase.lr_scale
 
@@ -232,7 +235,7 @@ class Trial:
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
-        patience, last = self.settings.patience, self.phase is self.phases[-1]  # a probe's rest ends no fine-tuning
+        patience, last = self.settings.patience, step > self._last_thaw  # a probe's rest ends no fine-tuning
         if patience is not None and last and state.since_best >= patience:
             state.stopped = f"no better {self.plan.monitor.metric} in {state.since_best} evaluations"
         self.run.update(step=step, history=state.history)
@@ -256,10 +259,7 @@ class Trial:
     def rates(self) -> dict[str, float]:
         """The learning rate of every layer group that trains, as the optimizer has it now."""
         assert self.phase is not None
-        rate = {n: g["lr"] for g in self.optimizer.param_groups for n in g["names"]}
-        rows = zip(self.network.groups, parameter_names(self.network.groups), strict=True)
-        trained = {g.name: [n for n in names if n in self.phase.trainable] for g, names in rows}
-        return {name: rate[names[0]] for name, names in trained.items() if names}
+        return rates_now(self.optimizer, self.network.groups, self.phase)
 
     # ---- checkpoint
 

@@ -28,7 +28,7 @@ from hydratune.experiment import report
 from hydratune.experiment.components import Training, body_of, training_of
 from hydratune.experiment.init_from import Origin
 from hydratune.experiment.selection import monitor_of
-from hydratune.freeze.phases import checked, with_norms
+from hydratune.freeze.phases import checked, last_thaw, with_norms
 from hydratune.models.initialise import initialised, named_tensors
 from hydratune.models.load_weights import HeadAnswers, InitRules, load_into
 from hydratune.models.network import Network, build_network
@@ -139,7 +139,7 @@ class PreparedJob:
             seed=job.config.seed,
             trust=list(job.trust),
             num_steps=self.phases[-1].last_step,
-            last_phase=self.phases[-1].first_step,
+            last_phase=last_thaw(self.phases),
             started=known.started or report.now(),
             versions=report.versions(),
             runtime={**runtime.describe(), "precision_choice": how},

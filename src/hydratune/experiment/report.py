@@ -21,6 +21,8 @@ from hydratune.models.network import Network
 from hydratune.record.run import Run
 from hydratune.record.screen import Screen, duration
 
+MOST = 12  # phases that the screen shows
+
 
 def label(job: Job) -> str:
     shown = LABELS if job.config.stage in TRAINING else ("model", "dataset")
@@ -84,10 +86,11 @@ def show_phases(
 ) -> None:
     """The freeze report; run: where it is kept, unless nothing is to be trained."""
     trains = freeze_report.trains(network.groups, phases)
-    screen.table("what trains", freeze_report.TRAINS, trains)
+    rest = f"; {len(trains) - MOST} more phases{'' if run is None else ' in freeze.md'}" if len(trains) > MOST else ""
+    screen.table(f"what trains{rest}", freeze_report.TRAINS, trains[:MOST])
     text = markdown_table(freeze_report.TRAINS, trains)
     if costs:
-        screen.table("what a step costs", freeze_report.COSTS, costs)
+        screen.table(f"what a step costs{rest}", freeze_report.COSTS, costs[:MOST])
         text += "\n\n" + markdown_table(freeze_report.COSTS, costs)
     screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
     if run is not None:

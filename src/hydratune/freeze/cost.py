@@ -60,6 +60,7 @@ class CostMeter:
         self.samples = min(samples, self.batch_size)
         self._owned = parameter_names(groups)
         self._seen: dict[Any, tuple[float, float]] = {}
+        self._kept: dict[Any, tuple[float, float, float]] = {}
         self._features: list[Features] = [tree_map(lambda t: t[: self.samples], inputs)]
         self.operations: list[float] = []
         with torch.no_grad(), autocast():
@@ -137,8 +138,7 @@ class CostMeter:
 
     def _time(self, i: int, phase: Phase, below: bool) -> tuple[float, float]:
         """Least seconds of the group's (forward, backward) pass on the samples; a noisy machine only ever adds."""
-        group = self.groups[i]
-        key = (i, frozenset(phase.trainable.intersection(group.names.values())), below, i >= phase.cut, phase.norm)
+        key = self._key(i, phase, below)
         if key in self._seen:
             return self._seen[key]
         module = self._copy(i, phase)
@@ -157,6 +157,11 @@ class CostMeter:
         self._seen[key] = ahead, back
         return ahead, back
 
+    def _key(self, i: int, phase: Phase, below: bool) -> object:
+        """Equal where the group is asked for the same: phases of a schedule differ in a few groups each."""
+        own = phase.trainable.intersection(self.groups[i].names.values())
+        return i, own, below, i >= phase.cut, phase.norm
+
     def _forward(self, i: int, module: nn.Module, phase: Phase, below: bool) -> tuple[Features, Any, float]:
         features = tree_map(lambda t: _leaf(t, below), self._features[i])
         self.synchronize()
@@ -173,6 +178,9 @@ class CostMeter:
 
         Weights do not count: they are there anyway.
         """
+        key = self._key(i, phase, below)
+        if key in self._kept:
+            return self._kept[key]
         module = self._copy(i, phase)
         own = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
         kept: dict[int, int] = {}
@@ -194,7 +202,8 @@ class CostMeter:
         given = sum(n for p, n in kept.items() if p in last - first)
         total = sum(kept.values())
         del result
-        return (total - taken - given) / self.samples, taken / self.samples, given / self.samples
+        self._kept[key] = (total - taken - given) / self.samples, taken / self.samples, given / self.samples
+        return self._kept[key]
 
 
 def _leaf(tensor: Tensor, below: bool) -> Tensor:

@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +88,29 @@ class LoRA:
     """freeze=lora: low-rank updates of Linear, Conv2d and attention layers, and the head train."""
 
     def __init__(
-        self, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None, rank_stabilized: bool = False
-    ) -> None:
+        self, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None, rank_stabilized: bool = False,
+        loraplus_lr_ratio: float = 1.0,
+    ) -> None:  # fmt: skip
         """alpha: the update counts alpha / rank; rank_stabilized: alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
 
-        targets: regular expressions for layers; null: all below the head.
+        targets: regular expressions for layers; null: all below the head. loraplus_lr_ratio: B's rate over A's, which
+        has its layer's (LoRA+, arXiv 2402.12354).
         """
         if rank < 1:
             raise ValueError(f"freeze.rank={rank}: at least 1")
         if alpha <= 0:
             raise ValueError(f"freeze.alpha={alpha}: must be above 0")
+        if not 0 < loraplus_lr_ratio < math.inf:
+            raise ValueError(f"freeze.loraplus_lr_ratio={loraplus_lr_ratio}: must be above 0, 16 for example")
         self.rank, self.alpha, self.targets, self.rank_stabilized = rank, alpha, targets, rank_stabilized
+        self.loraplus_lr_ratio = loraplus_lr_ratio
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
         adapters = [n for n in from_group(groups, 0) if n.endswith((A, B))]
-        return [phase(groups, 0, num_steps, [*adapters, *head(groups)], f"rank {self.rank} updates and head")]
+        only = phase(groups, 0, num_steps, [*adapters, *head(groups)], f"rank {self.rank} updates and head")
+        ratio = self.loraplus_lr_ratio
+        return [only if ratio == 1 else replace(only, lr_ratios={n: ratio for n in adapters if n.endswith(B)})]
 
     def adapt(self, groups: Sequence[LayerGroup]) -> list[LayerGroup]:
         """The groups with updates on their layers; the modules are changed in place, their own tensors stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -58,6 +59,16 @@ def tiled(phases: Iterable[Phase]) -> list[Phase]:
     return kept
 
 
+def last_thaw(phases: Sequence[Phase]) -> int:
+    """The first step of the last phase in which something trains that has not trained before."""
+    trained: set[str] = set()
+    step = 0
+    for p in phases:
+        step = step if p.trainable <= trained else p.first_step
+        trained |= p.trainable
+    return step
+
+
 def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: int) -> Sequence[Phase]:
     """The phases of a strategy, a user's own perhaps. Raises ValueError where they cannot be trained."""
     owned = parameter_names(groups)
@@ -70,6 +81,8 @@ def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: in
     for p in phases:
         if unknown := sorted(p.trainable - known):
             raise ValueError(f"freeze: phase {p.name!r} trains {unknown[0]}, which this network has not")
+        if odd := sorted(n for n, ratio in p.lr_ratios.items() if n not in p.trainable or not 0 < ratio < math.inf):
+            raise ValueError(f"freeze: phase {p.name!r} has lr_ratios of {odd[0]}: above 0, and of what it trains")
         first = next((i for i, names in enumerate(owned) if not p.trainable.isdisjoint(names)), None)
         if first is None or p.cut > first:
             raise ValueError(f"freeze: phase {p.name!r} has its cut at {p.cut}, above what it trains")

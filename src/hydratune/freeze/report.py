@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from hydratune.core.layer_groups import parameter_names, running_norms
 from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.cost import PhaseCost
 
 TRAINS = ("phase", "steps", "trains", "parameters", "share", "rate", "backward", "BatchNorm below")
+PART = " (in part)"
 COSTS = ("phase", "trunk's share of forward", "of its operations", "kept for backward", "step", "against none", "cache")
 
 
@@ -21,23 +23,32 @@ def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[
     for phase in phases:
         trainable = sum(n for name, n in sizes.items() if name in phase.trainable)
         owners = [
-            group.name if set(names) <= phase.trainable else f"{group.name} (in part)"
+            "" if phase.trainable.isdisjoint(names) else f"{group.name}{'' if set(names) <= phase.trainable else PART}"
             for group, names in owned
-            if not phase.trainable.isdisjoint(names)
+            if names
         ]
         result.append(
             (
                 phase.name,
                 f"{phase.first_step}-{phase.last_step - 1}",
-                ", ".join(owners) if len(owners) <= 4 else f"{owners[0]} to {owners[-1]}",
+                _runs(owners),
                 f"{trainable:,} of {total:,}",
                 _share(trainable / total),
-                f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}",
+                _rate(phase),
                 _backward(groups, phase),
                 _norms(groups, phase),
             )
         )
     return result
+
+
+def _rate(phase: Phase) -> str:
+    """In terms of the optimizer's own, and what has another one than its group."""
+    kinds: dict[float, list[str]] = {}
+    for name, ratio in sorted(phase.lr_ratios.items()):
+        kinds.setdefault(ratio, []).append(".".join(name.split(".")[-2:]))
+    others = [f"{ks[0] if len(set(ks)) == 1 else f'{len(ks)} tensors'} x {ratio:g}" for ratio, ks in kinds.items()]
+    return ", ".join([f"x {phase.lr_scale:g}" if phase.lr is None else f"{phase.lr:g}", *others])
 
 
 def _backward(groups: Sequence[LayerGroup], phase: Phase) -> str:
@@ -48,11 +59,18 @@ def _backward(groups: Sequence[LayerGroup], phase: Phase) -> str:
     message = f"stops at {groups[lowest].name}" if lowest else "runs through all"
     if len(trained) < len(owned[lowest]):
         message += f", because of {trained[0]}" + (f" and {len(trained) - 1} more" if len(trained) > 1 else "")
-    frozen = [
-        g.name for g, names in list(zip(groups, owned, strict=True))[lowest + 1 :]
-        if names and phase.trainable.isdisjoint(names)
-    ]  # fmt: skip
-    return message + (f", through frozen {', '.join(frozen)}" if frozen else "")
+    above = [(g, names) for g, names in list(zip(groups, owned, strict=True))[lowest + 1 :] if names]
+    frozen = [g.name if phase.trainable.isdisjoint(names) else "" for g, names in above]
+    return message + (f", through frozen {_runs(frozen)}" if any(frozen) else "")
+
+
+def _runs(names: Sequence[str]) -> str:
+    """`stem, layer2 to layer6, head`: names one after the other, and empty ones where there is a gap."""
+    result: list[str] = []
+    for some, run in groupby(names, bool):
+        found = list(run) if some else []
+        result += found if len(found) <= 4 else [f"{found[0]} to {found[-1]}"]
+    return ", ".join(result)
 
 
 def _norms(groups: Sequence[LayerGroup], phase: Phase) -> str:

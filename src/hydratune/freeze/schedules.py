@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydratune.core.layer_groups import parameter_names
+from hydratune.core.seeding import derive_seed
 from hydratune.core.types import LayerGroup, Phase
-from hydratune.freeze.phases import from_group, head, phase, step_of, tiled
+from hydratune.freeze.phases import count_of, from_group, head, phase, step_of, tiled
 
 
 class LpFt:
@@ -91,3 +93,34 @@ class Progressive:
             phase(groups, a, b, from_group(groups, i), "all" if i == 0 else f"from {groups[i].name}")
             for i, (a, b) in enumerate(zip(starts, ends, strict=True))
         )
+
+
+class Lisa:
+    """freeze=lisa: the first group, the head and a few of the groups between, drawn anew every `interval` steps (LISA,
+    arXiv 2403.17919).
+
+    The draw is f(seed, number of the interval, group). What freezes loses its optimizer state, as in the paper.
+    """
+
+    def __init__(self, groups: int | float = 2, interval: int | float = 20, seed: int = 0) -> None:
+        """groups: how many are drawn, or a share of those between; interval: steps, or a share of them."""
+        count_of(groups, 1)
+        step_of("interval", interval, 1)
+        for key, value in (("groups", groups), ("interval", interval)):
+            if not value:
+                raise ValueError(f"freeze.{key}={value}: must be above 0")
+        self.groups, self.interval, self.seed = groups, interval, seed
+
+    def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        owned = parameter_names(groups)
+        between = [i for i in range(1, len(groups) - 1) if owned[i]]
+        count = max(count_of(self.groups, len(between)), 1)
+        each = max(step_of("interval", self.interval, num_steps), 1)
+        result = []
+        for number, first in enumerate(range(0, num_steps, each)):
+            seeds = {i: derive_seed(self.seed, "lisa", number, groups[i].name) for i in between}
+            drawn = sorted(sorted(between, key=lambda i: seeds[i])[:count])
+            trained = [name for i in (0, *drawn, len(groups) - 1) for name in owned[i]]
+            label = ", ".join(groups[i].name for i in drawn) or "all"
+            result.append(phase(groups, first, min(first + each, num_steps), trained, label))
+        return tiled(result)

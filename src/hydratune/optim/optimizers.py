@@ -6,14 +6,14 @@ import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hydratune.core.layer_groups import parameter_names
-from hydratune.core.types import LayerGroup
+from hydratune.core.types import LayerGroup, Phase
 
 
 class OptimizerConfig(ABC):
@@ -68,19 +68,19 @@ class OptimizerConfig(ABC):
         self,
         groups: Sequence[LayerGroup],
         parameters: Mapping[str, nn.Parameter],
-        trained: Sequence[Set[str]] = (),
+        phases: Sequence[Phase] = (),
     ) -> torch.optim.Optimizer:
         """Over all parameters, frozen or not, so that its groups are the same in every phase.
 
-        Parameters with equal settings that train in the same phases share one parameter group, as fused optimizers want
-        all state of a group to be of one age. trained: the names that train, per phase. Each group carries `base_lr`
-        and the `names` within.
+        Parameters with equal settings that train in the same phases, at the same rates, share one parameter group, as
+        fused optimizers want all state of a group to be of one age. Each group carries `base_lr` and the `names`
+        within.
         """
-        by_setting: dict[tuple[float, float, tuple[bool, ...]], list[str]] = {}
+        by_setting: dict[tuple[float, float, tuple[float | None, ...]], list[str]] = {}
         for i, names in enumerate(parameter_names(groups)):
             for name in names:
                 decays = self.decay_norm_and_bias or parameters[name].ndim > 1
-                when = tuple(name in phase for phase in trained)
+                when = tuple(p.lr_ratios.get(name, 1.0) if name in p.trainable else None for p in phases)
                 setting = (self.rate(i, len(groups)), self.weight_decay if decays else 0.0, when)
                 by_setting.setdefault(setting, []).append(name)
         settings = [
@@ -98,6 +98,17 @@ class OptimizerConfig(ABC):
             return optimizer(settings, **options)
         except (TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"optimizer.options: {error}") from None
+
+
+def rates_now(optimizer: torch.optim.Optimizer, groups: Sequence[LayerGroup], phase: Phase) -> dict[str, float]:
+    """Of every layer group that trains, as the optimizer has it now; `stem_x16`: of what trains at 16 times that."""
+    rates = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    result: dict[str, float] = {}
+    for group, names in zip(groups, parameter_names(groups), strict=True):
+        for name in (n for n in names if n in phase.trainable):
+            ratio = phase.lr_ratios.get(name, 1.0)
+            result.setdefault(group.name if ratio == 1 else f"{group.name}_x{ratio:g}", rates[name])
+    return result
 
 
 class SGD(OptimizerConfig):

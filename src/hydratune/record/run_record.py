@@ -57,7 +57,7 @@ class RunRecord:
     seed: int | None = None
     trust: Sequence[str] = ()
     num_steps: int | None = None
-    last_phase: int | None = None  # first step of its last phase
+    last_phase: int | None = None  # first step of the last one that trains something new
     started: str | None = None
     ended: str | None = None
     versions: Mapping[str, str] | None = None

@@ -50,9 +50,9 @@ class Forecast:
         return float(cost["seconds"]["whole"]) if "seconds" in cost else 0.0
 
     def _last_phase(self, entry: Entry) -> float:
-        """The share of its steps at which its last phase begins."""
+        """The share of its steps from which on it trains nothing new."""
         cost = self.costs.get(entry.number, {})
-        return cost["seconds"]["phases"][-1][0] / cost["seconds"]["steps"] if "seconds" in cost else 0.0
+        return cost["seconds"]["last_phase"] / cost["seconds"]["steps"] if "seconds" in cost else 0.0
 
     @property
     def looks(self) -> int:

@@ -11,6 +11,7 @@ from hydratune.core.types import Phase
 from hydratune.experiment.job_group import Meters, gather, meter
 from hydratune.experiment.prepare import PreparedJob
 from hydratune.freeze.cost import PhaseCost
+from hydratune.freeze.phases import last_thaw
 
 
 def estimate_costs(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
@@ -70,8 +71,9 @@ def _cost(
     looks = (steps - done) // cadence.eval_every + 1
     own = sum((min(b, steps) - max(a, done)) * (c + d) for a, b, _, c, d in phases if b > done and a < steps)
     return {
-        "fork": prepared.fork, "steps": steps, "done": done, "whole": own + looks * passes * forward, "phases": phases,
-        "looks": looks, "look": passes * forward, "cached": cached,
+        "fork": prepared.fork, "last_phase": last_thaw(prepared.phases), "steps": steps, "done": done,
+        "whole": own + looks * passes * forward, "phases": phases, "looks": looks, "look": passes * forward,
+        "cached": cached,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Standing:
-    """One job at a rung. cell: its settings but for the seed; last_phase: whether its plan has come to its last."""
+    """One job at a rung. cell: its settings but for the seed; last_phase: whether nothing new trains in it any more."""
 
     number: int
     cell: str
@@ -58,7 +58,7 @@ def ranked(standings: Sequence[Standing]) -> list[list[Standing]]:
 def _fields(standings: Sequence[Standing]) -> dict[str, list[list[Standing]]]:
     """By field, its cells, the best first.
 
-    Strategies are compared with each other only where every plan is in its last phase: early on, lp_ft *is* head_only.
+    Strategies are compared with each other only where no plan has more to thaw: early on, lp_ft *is* head_only.
     """
     together = all(s.last_phase for s in standings)
     fields: dict[str, list[Standing]] = {}
