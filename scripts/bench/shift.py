@@ -5,9 +5,10 @@
 
 A network learns shapes100; then the same task comes shifted: noisy and blurred (input), with other textures (feature),
 or with its labels permuted and merged (output). surgical: one block and the head train, the first, the middle or the
-last (arXiv 2210.11466 finds first for input, middle for feature, last for output). lp_ft: a probe and then everything
-(arXiv 2202.10054) against everything and against the probe alone. Every arm has the same steps, and each is shown at
-its best rate of one grid by mean validation accuracy; mean and standard deviation of the test accuracy over seeds.
+last (arXiv 2210.11466 finds first for input, middle for feature, last for output), or the group that freeze.first=auto
+chooses by its gradient. lp_ft: a probe and then everything (arXiv 2202.10054) against everything and against the probe
+alone. Every arm has the same steps, and each is shown at its best rate of one grid by mean validation accuracy; mean
+and standard deviation of the test accuracy over seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ BLOCKS = {
     "first": ["freeze=surgical", "freeze.first=stem", "freeze.last=layer1"],
     "middle": ["freeze=surgical", "freeze.first=layer2"],
     "last": ["freeze=surgical", "freeze.first=layer3"],
+    "auto": ["freeze=surgical", "freeze.first=auto"],
 }
 PROBES = {"head_only": ["freeze=head_only"], "none": ["freeze=none"], "lp_ft": ["freeze=lp_ft"]}
 
@@ -52,7 +55,11 @@ def main() -> None:
             found[shift] = {}
             for arm, choice in arms.items():
                 line = [*BASE, *choice, f"dataset.shift={shift}", *grid, *options.overrides]
-                found[shift][arm] = _best(sweep(line, Path(home) / shift / arm))
+                records = sweep(line, Path(home) / shift / arm)
+                found[shift][arm] = _best(records)
+                if norms := [r["gradient_norms"] for r in records if "gradient_norms" in r]:
+                    chosen = Counter(max(n, key=lambda name: n[name]) for n in norms)
+                    print(f"{shift}: {dict(chosen)}; of one run {norms[0]}")
     table = Table(title=f"test accuracy, seeds {' '.join(map(str, options.seeds))}, rates {' '.join(options.rates)}")
     for column in ("shift", *arms, "wins", "margin", "largest spread"):
         table.add_column(column)

@@ -17,6 +17,7 @@ from hydratune.data.dataset import Dataset
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.distributed.runtime import Numerics, Precision, Runtime
 from hydratune.engine.autotune import choose_precision, cost_meter
+from hydratune.engine.gradients import relative_gradient_norms
 from hydratune.engine.stretch import Streams
 from hydratune.engine.trunk import Caches, plan_caches
 from hydratune.experiment.components import dataset_of, runtime_of
@@ -160,10 +161,38 @@ def gather(jobs: Sequence[Job]) -> tuple[JobGroup, Network, list[PreparedJob], l
         try:
             monitor_of(job.config.monitor, group.dataset.task)
             own = network if len(jobs) == 1 else network.fork(0)
-            ready.append(prepare_job(job, own, group.steps_per_epoch, len(group.train_split)))
+            prepared = prepare_job(job, own, group.steps_per_epoch, len(group.train_split))
+            if prepared.undecided and group.runtime.shares:
+                raise ValueError("freeze.first=auto: with runtime.strategy=fsdp no process has all gradients")
+            ready.append(prepared)
         except Exception as error:
             failed.append((job, error))
     return group, network, ready, failed
+
+
+def decided(group: JobGroup, ready: Sequence[PreparedJob]) -> tuple[list[PreparedJob], list[tuple[Job, Exception]]]:
+    """(the jobs, with the choice of those whose strategies choose by gradients; those that cannot run)
+
+    Their weights are those that they start from: one pass serves all whose networks are made alike.
+    """
+    found: dict[object, Mapping[str, float]] = {}
+    chosen: list[PreparedJob] = []
+    failed: list[tuple[Job, Exception]] = []
+    for prepared in ready:
+        key = frozenset(prepared.network.parameters()), prepared.training.settings.accumulate
+        try:
+            if prepared.undecided and key not in found:
+                found[key] = _gradient_norms(group, prepared)
+            chosen.append(prepared.decided(found[key]) if prepared.undecided else prepared)
+        except Exception as error:
+            failed.append((prepared.job, error))
+    return chosen, failed
+
+
+def _gradient_norms(group: JobGroup, prepared: PreparedJob) -> Mapping[str, float]:
+    stream, parts = group.stream(group.train_split, training=True), prepared.training.settings.accumulate
+    seed = prepared.job.config.seed
+    return relative_gradient_norms(prepared.network, group.dataset.task, stream, group.runtime, seed, parts)
 
 
 # ---- what their phases cost

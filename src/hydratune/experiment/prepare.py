@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class PreparedJob:
     phases: Sequence[Phase]
     snapshot: checkpoint.Snapshot | None
     known: RunRecord
+    gradient_norms: Mapping[str, float] | None = None  # by which its strategy has chosen what trains
 
     def plan(self, task: Task) -> TrainingPlan:
         own, config = self.training, self.job.config
@@ -140,6 +141,7 @@ class PreparedJob:
             trust=list(job.trust),
             num_steps=self.phases[-1].last_step,
             last_phase=last_thaw(self.phases),
+            gradient_norms=self.gradient_norms,
             started=known.started or report.now(),
             versions=report.versions(),
             runtime={**runtime.describe(), "precision_choice": how},
@@ -154,6 +156,18 @@ class PreparedJob:
             pinned += Numerics.read(began).overrides("pretrain.runtime").split() if began else []
         keys = self.training.strategy.keys()
         return command_again(self.job.command, self.job.overrides, keys, pinned)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether its strategy waits for the gradients of the first batches; until then its phases are provisional."""
+        return getattr(self.training.freeze, "undecided", False)
+
+    def decided(self, norms: Mapping[str, float]) -> PreparedJob:
+        """The same job with its strategy's choice. norms: as `engine.gradients` has them."""
+        training = replace(self.training, freeze=cast(Any, self.training.freeze).decided(norms))
+        steps = self.phases[-1].last_step
+        phases = planned_phases(training.freeze, self.network.groups, steps, self.job.config.norm)
+        return replace(self, training=training, phases=phases, gradient_norms=norms)
 
     def above(self, trunk: Network) -> PreparedJob:
         """The same member with `trunk`'s groups below all that it will ever change: one copy serves all."""
@@ -174,7 +188,10 @@ def prepare_job(job: Job, network: Network, steps_per_epoch: int, samples: int) 
     num_steps = config.steps or training.schedule.num_steps(samples) or (config.epochs or 0) * steps_per_epoch
     phases = planned_phases(training.freeze, network.groups, num_steps, config.norm)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
-    return PreparedJob(job, network, base, training, phases, snapshot, known)
+    prepared = PreparedJob(job, network, base, training, phases, snapshot, known)
+    # What was chosen in a run belongs to it, however its weights are by now.
+    chosen = known.gradient_norms if snapshot is not None and prepared.undecided else None
+    return prepared if chosen is None else prepared.decided(chosen)
 
 
 def first_network(job: Job, dataset: Dataset, spec: Spec) -> tuple[Backbone, Network]:

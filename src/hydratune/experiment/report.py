@@ -83,8 +83,14 @@ def show_phases(
     costs: Sequence[tuple[str, ...]],
     runtime: Runtime,
     how: str,
+    norms: Mapping[str, float] | None = None,
 ) -> None:
-    """The freeze report; run: where it is kept, unless nothing is to be trained."""
+    """The freeze report; run: where it is kept, unless nothing is to be trained. norms: of gradients, by which the
+    strategy has chosen.
+    """
+    ranking = freeze_report.ranking(norms or {})
+    if ranking:
+        screen.table("what was chosen by", freeze_report.RANKING, ranking)
     trains = freeze_report.trains(network.groups, phases)
     rest = f"; {len(trains) - MOST} more phases{'' if run is None else ' in freeze.md'}" if len(trains) > MOST else ""
     screen.table(f"what trains{rest}", freeze_report.TRAINS, trains[:MOST])
@@ -92,6 +98,8 @@ def show_phases(
     if costs:
         screen.table(f"what a step costs{rest}", freeze_report.COSTS, costs[:MOST])
         text += "\n\n" + markdown_table(freeze_report.COSTS, costs)
+    if ranking:
+        text += "\n\n" + markdown_table(freeze_report.RANKING, ranking)
     screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
     if run is not None:
         run.table("freeze", text)

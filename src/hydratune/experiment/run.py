@@ -26,7 +26,7 @@ from hydratune.experiment.finish import Result, complete, finish, paused
 from hydratune.experiment.going_on import refuse_changes
 from hydratune.experiment.init_from import Origin, find_origin
 from hydratune.experiment.job_graph import JobGraph, Node
-from hydratune.experiment.job_group import JobGroup, Meters, gather, measured
+from hydratune.experiment.job_group import JobGroup, Meters, decided, gather, measured
 from hydratune.experiment.prepare import PreparedJob, init_rules, load_origin
 from hydratune.experiment.pretraining import pretrained_run
 from hydratune.models.network import Network
@@ -76,8 +76,11 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
         if origin.held is not None:
             kept.callback(os.close, origin.held)
         for (_, numerics), together in sorted(rounds.items(), key=lambda r: r[0][0]):
-            start = Start(origin, loaded, hows[numerics])
-            yield from Round(group.at(numerics), together, start, screen, screen_for).run()
+            start, own = Start(origin, loaded, hows[numerics]), group.at(numerics)
+            chosen, failed = (together, []) if first.config.dry_run else decided(own, together)
+            yield from failed
+            if chosen:
+                yield from Round(own, chosen, start, screen, screen_for).run()
 
 
 def pretrain(job: Job, screen: Screen) -> None:
@@ -197,7 +200,9 @@ class Round:
             report.show_start(screen, run, job, group, streams.train, prepared.first_step, trial.num_steps)
             if not prepared.resumes:
                 report.show_load(screen, run, self.start.loaded, prepared.frozen_at_random(self.start.loaded))
-            report.show_phases(screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how)
+            report.show_phases(
+                screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how, prepared.gradient_norms
+            )
             if prepared.snapshot is None:
                 run.show(group.dataset.show_batch(next(streams.train.batches(0, 1))), 0)
         except Exception as error:

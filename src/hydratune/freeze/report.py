@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from hydratune.core.layer_groups import parameter_names, running_norms
@@ -12,6 +12,13 @@ from hydratune.freeze.cost import PhaseCost
 TRAINS = ("phase", "steps", "trains", "parameters", "share", "rate", "backward", "BatchNorm below")
 PART = " (in part)"
 COSTS = ("phase", "trunk's share of forward", "of its operations", "kept for backward", "step", "against none", "cache")
+RANKING = ("group", "gradient, relative to its weights", "rank")
+
+
+def ranking(norms: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """Groups by the norms of their gradients before training, the largest first, as RANKING names them."""
+    ranked = sorted(norms.items(), key=lambda item: -item[1])
+    return [(name, f"{value:.4g}", str(rank)) for rank, (name, value) in enumerate(ranked, start=1)]
 
 
 def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[str, ...]]:

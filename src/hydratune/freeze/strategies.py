@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydratune.core.layer_groups import norm_layers, parameter_names
 from hydratune.core.types import LayerGroup, Phase
 from hydratune.freeze.phases import count_of, from_group, head, phase
+
+AUTO = "auto"
 
 
 class NoFreeze:
@@ -62,10 +64,27 @@ class Surgical:
     """
 
     def __init__(self, first: int | str = 0, last: int | str | None = None) -> None:
-        """first, last: the block's ends, both within it, by name or by number from 0; last=null: one group."""
+        """first, last: the block's ends, both within it, by name or by number from 0; last=null: one group.
+
+        first=auto: the group whose gradient is largest in relation to its weights, before training (Auto-RGN in the
+        article, which scales rates by it).
+        """
+        if first == AUTO and last is not None:
+            raise ValueError(f"freeze.last={last}: freeze.first=auto chooses one group")
         self.first, self.last = first, last
 
+    @property
+    def undecided(self) -> bool:
+        """Whether it waits for the gradients of the first batches."""
+        return self.first == AUTO
+
+    def decided(self, norms: Mapping[str, float]) -> Surgical:
+        """norms: of the groups below the head, each one's gradient over that of its weights."""
+        return Surgical(max(norms, key=lambda name: norms[name]))
+
     def phases(self, groups: Sequence[LayerGroup], num_steps: int) -> list[Phase]:
+        if self.undecided:  # it may be any of them, so that nothing is sure to be frozen
+            return [phase(groups, 0, num_steps, from_group(groups, 0), "one group, by its gradient, and head")]
         first = self._index(groups, self.first, "first")
         last = first if self.last is None else self._index(groups, self.last, "last")
         if last < first:
@@ -83,7 +102,10 @@ class Surgical:
             return wanted % len(names)
         near = difflib.get_close_matches(str(wanted), names, n=1, cutoff=0.4)
         hint = f"nearest: {near[0]}. " if near else ""
-        raise ValueError(f"freeze.{key}={wanted}: no such group; {hint}0 to {len(names) - 1}, or {', '.join(names)}")
+        more = ", or auto" if key == "first" else ""
+        raise ValueError(
+            f"freeze.{key}={wanted}: no such group; {hint}0 to {len(names) - 1}, or {', '.join(names)}{more}"
+        )
 
 
 class BiasOnly:

@@ -67,6 +67,7 @@ class RunRecord:
     selects: str | None = None  # and the evaluation set that it is of; None: validation
     val_samples: int | None = None
     spec: Mapping[str, Any] | None = None  # what the network is given and what it answers
+    gradient_norms: Mapping[str, float] | None = None  # of layer groups, by which the freezing strategy has chosen
     trained_with: Sequence[str] = ()  # jobs that it shared a loop with
     frozen_unchanged: bool | None = None
     step: int | None = None
