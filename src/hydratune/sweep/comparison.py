@@ -1,4 +1,4 @@
-"""Whether one cell of a sweep differs from another by more than its seeds differ among themselves."""
+"""Whether one cell of a sweep differs from another by more than its seeds or folds differ among themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 LEVEL = 0.95  # of an interval, two-sided; it knows nothing of how many cells there are
 FEWEST = 3  # seeds from which on anything is said
@@ -26,30 +27,39 @@ class Comparison:
         return f"{self.difference:+.4f} [{low:+.4f}, {high:+.4f}] {self.words}"
 
 
-def compared(own: Mapping[str, float], best: Mapping[str, float], sampling: float | None) -> Comparison:
-    """own, best: the value of each seed, larger is better.
+def compared(
+    own: Mapping[Any, float], best: Mapping[Any, float], sampling: float | None, overlap: float = 0.0
+) -> Comparison:
+    """own, best: the value of each seed (and fold), larger is better.
 
     Over the seeds that both have, pair by pair (a paired t test). Where these are fewer than three and each has three,
     over all that there are (Welch's t test). Where each has one, nothing is known of how seeds differ: `sampling`, the
     standard error of the difference as far as it comes from the size of the validation split, is an indication then.
+
+    overlap: of folds, samples of validation for each one of training. Folds train on the same samples for the most
+    part, so that the variance of their mean is not 1/n of theirs but 1/n + overlap: the corrected resampled t test of
+    Nadeau and Bengio (2003), and that of repeated folds of Bouckaert and Frank (2004).
     """
     pairs = [own[seed] - best[seed] for seed in own if seed in best]
     if len(pairs) >= FEWEST:
-        return _tested(statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs)), len(pairs) - 1)
+        error = statistics.stdev(pairs) * math.sqrt(1 / len(pairs) + overlap)
+        return _tested(statistics.fmean(pairs), error, len(pairs) - 1)
     difference = statistics.fmean(own.values()) - statistics.fmean(best.values())
     if len(own) >= FEWEST and len(best) >= FEWEST:
-        return _welch(difference, own, best)
+        return _welch(difference, own, best, overlap)
     if max(len(own), len(best)) > 1:
-        return Comparison(difference, None, "too few seeds to tell")
+        return Comparison(difference, None, f"too few {'folds' if overlap else 'seeds'} to tell")
     if not sampling:
         return Comparison(difference, None, "one seed: no noise is known")
     beyond = abs(difference) > statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * sampling
     return Comparison(difference, None, f"one seed: {'beyond' if beyond else 'within'} validation sampling")
 
 
-def _welch(difference: float, own: Mapping[str, float], best: Mapping[str, float]) -> Comparison:
+def _welch(
+    difference: float, own: Mapping[Any, float], best: Mapping[Any, float], overlap: float
+) -> Comparison:
     """Degrees of freedom after Welch (1947), rounded down, as for a table."""
-    squares = [statistics.variance(values.values()) / len(values) for values in (own, best)]
+    squares = [statistics.variance(values.values()) * (1 / len(values) + overlap) for values in (own, best)]
     total = sum(squares)
     if not total:
         return _tested(difference, 0.0, 1)
