@@ -19,7 +19,7 @@ PLACES = {
 }  # fmt: skip
 
 # Keys that came later, with what it meant that they were not there: as such they change no weight.
-LATER: dict[str, Any] = {"rotate": 0, "vertical_flip": False, "sampling": "shuffle"}
+LATER: dict[str, Any] = {"rotate": 0, "vertical_flip": False, "sampling": "shuffle", "folds": 5}
 
 
 def content(config: JobConfig, strategy: Node, origin: str | None, files: str, precision: str) -> dict[str, Any]:

@@ -164,6 +164,36 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     return (~carved).nonzero().flatten(), carved.nonzero().flatten()
 
 
+def k_fold_split(strata: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(train, val): sample numbers of the other folds and of this one, each in ascending order.
+
+    Every sample is of one fold, which is a function of the seed alone: shuffled, and dealt out one stratum after the
+    other, so that neither folds nor their parts of a stratum differ by more than one. Raises ValueError for fewer
+    samples than folds.
+    """
+    if len(strata) < folds:
+        raise ValueError(f"dataset.folds={folds}: train and val have {len(strata):,} samples together")
+    g = torch.Generator().manual_seed(derive_seed(seed, "folds"))
+    shuffled = torch.randperm(len(strata), generator=g)
+    dealt = shuffled[strata[shuffled].argsort(stable=True)]
+    of = torch.empty_like(dealt)
+    of[dealt] = torch.arange(len(strata)) % folds
+    return (of != fold).nonzero().flatten(), (of == fold).nonzero().flatten()
+
+
+def check_folds(fold: int | None, folds: int) -> None:
+    """Raises ValueError."""
+    if folds < 2:
+        raise ValueError(f"dataset.folds={folds}: at least 2")
+    if fold is not None and not 0 <= fold < folds:
+        raise ValueError(f"dataset.fold={fold}: from 0 to {folds - 1}, as dataset.folds={folds}")
+
+
+def fold_summary(name: str, fold: int, folds: int) -> str:
+    """How train or val came to be."""
+    return f"fold {fold} of 0 to {folds - 1}" if name == "val" else f"all folds of 0 to {folds - 1} but {fold}"
+
+
 def completed(
     parts: Mapping[str, P], val_share: float, test_share: float, divided: Callable[[P, float, str], tuple[P, P]]
 ) -> dict[str, P]:

@@ -1,4 +1,4 @@
-"""Whether cells of a sweep differ by more than their seeds differ among themselves, and which strategy wins."""
+"""Whether cells of a sweep differ by more than their seeds or folds do, and which strategy wins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LEVEL = 0.95  # of an interval, two-sided; it knows nothing of how many cells there are
 FEWEST = 3  # seeds from which on anything is said
@@ -27,33 +28,41 @@ class Comparison:
         return f"{self.difference:+.4f} [{low:+.4f}, {high:+.4f}] {self.words}"
 
 
-def compared(own: Mapping[str, float], best: Mapping[str, float], sampling: float | None) -> Comparison:
-    """own, best: the value of each seed, larger is better.
+def compared(
+    own: Mapping[Any, float], best: Mapping[Any, float], sampling: float | None, overlap: float = 0.0
+) -> Comparison:
+    """own, best: the value of each seed (and fold), larger is better.
 
     Over the seeds that both have, pair by pair (a paired t test). Where these are fewer than three and each has three,
     over all that there are (Welch's t test). Where each has one, nothing is known of how seeds differ: `sampling`, the
     standard error of the difference as far as it comes from the size of the validation split, is an indication then.
+
+    overlap: of folds, samples of validation for each one of training. Folds train on the same samples for the most
+    part, so that the variance of their mean is not 1/n of theirs but 1/n + overlap: the corrected resampled t test of
+    Nadeau and Bengio (2003), and that of repeated folds of Bouckaert and Frank (2004).
     """
     pairs = [own[seed] - best[seed] for seed in own if seed in best]
     if len(pairs) >= FEWEST:
-        return _tested(statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs)), len(pairs) - 1)
+        error = statistics.stdev(pairs) * math.sqrt(1 / len(pairs) + overlap)
+        return _tested(statistics.fmean(pairs), error, len(pairs) - 1)
     difference = statistics.fmean(own.values()) - statistics.fmean(best.values())
     if len(own) >= FEWEST and len(best) >= FEWEST:
-        return _welch(difference, own, best)
+        return _welch(difference, own, best, overlap)
     if max(len(own), len(best)) > 1:
-        return Comparison(difference, None, "too few seeds to tell")
+        return Comparison(difference, None, f"too few {'folds' if overlap else 'seeds'} to tell")
     if not sampling:
         return Comparison(difference, None, "one seed: no noise is known")
     beyond = abs(difference) > statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * sampling
     return Comparison(difference, None, f"one seed: {'beyond' if beyond else 'within'} validation sampling")
 
 
-def winning(strategies: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float] | None:
+def winning(strategies: Mapping[str, Sequence[Mapping[Any, float]]]) -> dict[str, float] | None:
     """The probability of each strategy that its best cell is the best of all; None where the seeds are too few to tell.
 
-    strategies: of each, its cells: the value of each seed, larger is better. The seeds are drawn anew with replacement,
-    the same for all where all have the same, else by cell (bootstrap; Efron 1979). The best cell of each strategy is
-    chosen in every draw again, as it was in the sweep. Those that are equal in a draw share it.
+    strategies: of each, its cells: the value of each seed (and fold), larger is better. These are drawn anew with
+    replacement, the same for all where all have the same, else by cell (bootstrap; Efron 1979). The best cell of each
+    strategy is chosen in every draw again, as it was in the sweep. Those that are equal in a draw share it. Folds train
+    on the same samples for the most part: with folds alone it is surer than it should be.
     """
     import numpy as np
 
@@ -74,9 +83,9 @@ def winning(strategies: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str
     return dict(zip(best, (first / first.sum(0)).mean(1).tolist(), strict=True))
 
 
-def _welch(difference: float, own: Mapping[str, float], best: Mapping[str, float]) -> Comparison:
+def _welch(difference: float, own: Mapping[Any, float], best: Mapping[Any, float], overlap: float) -> Comparison:
     """Degrees of freedom after Welch (1947), rounded down, as for a table."""
-    squares = [statistics.variance(values.values()) / len(values) for values in (own, best)]
+    squares = [statistics.variance(values.values()) * (1 / len(values) + overlap) for values in (own, best)]
     total = sum(squares)
     if not total:
         return _tested(difference, 0.0, 1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from hydratune.core.markdown import number
+from hydratune.sweep.grid import REPLICATES
 from hydratune.sweep.ranking import Cell, Ranking
 from hydratune.sweep.rows import Row
 
@@ -64,7 +65,8 @@ for (const head of document.querySelectorAll('th')) head.addEventListener('click
 
 def figures(ranking: Ranking) -> list[str]:
     """A heat map for each pair of swept keys, and all learning curves."""
-    keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
+    varied = {k for k in ranking.keys if len({dict(c.settings).get(k) for c in ranking.cells}) > 1}
+    keys = [k for k in ranking.keys if k in varied.difference(REPLICATES)]
     ordered = sorted(keys, key=lambda k: (k == "freeze", k))
     found = [_heat_map(ranking, across, down) for across, down in combinations(ordered, 2)]
     curves = [row for row in ranking.rows if row.record.history]
@@ -99,7 +101,10 @@ def _heat_map(ranking: Ranking, across: str, down: str) -> str:
         at = left + columns.index(x) * CELL[0], 8 + lines.index(y) * CELL[1]
         spread = f" +- {cell.deviation:.4f}" if cell.deviation == cell.deviation else ""
         ink = "#111" if share > 0.6 else "#fff"
-        words = "\n".join(f"{k}={v}" for k, v in cell.settings) + f"\n{cell.mean:.4f}{spread}, {len(cell.rows)} seeds"
+        words = (
+            "\n".join(f"{k}={v}" for k, v in cell.settings)
+            + f"\n{cell.mean:.4f}{spread}, {len(cell.rows)} {ranking.over}"
+        )
         parts.append(
             f'<g data-tip="{_said(words)}"><rect x="{at[0]}" y="{at[1]}" width="{CELL[0] - 2}" height="{CELL[1] - 2}" '
             f'fill="{_viridis(share)}"/>'

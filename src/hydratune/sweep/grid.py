@@ -6,6 +6,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 Overrides = Sequence[str]
+FOLD = "dataset.fold"
+NO_FOLD = ("", "null")
+REPLICATES = ("seed", FOLD)  # what a cell's jobs differ by: they are averaged over it
+
+
+def cell_of(varies: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The settings of a job but for seed and fold. One of no fold is not averaged with folds."""
+    return tuple(sorted((k, v) for k, v in varies.items() if k not in REPLICATES or (k == FOLD and v in NO_FOLD)))
 
 
 def key_of(override: str) -> str:

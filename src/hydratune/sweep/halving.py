@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Standing:
-    """One job at a rung. cell: its settings but for the seed; last_phase: whether nothing new trains in it any more."""
+    """One job at a rung. cell: its settings but for seed and fold; last_phase: whether nothing new trains any more."""
 
     number: int
     cell: str
@@ -48,7 +48,7 @@ def go_on_already(standings: Sequence[Standing], factor: float) -> list[list[Sta
 
 
 def ranked(standings: Sequence[Standing]) -> list[list[Standing]]:
-    """By cell, the best first: cells are compared by the mean over their seeds."""
+    """By cell, the best first: cells are compared by the mean over their seeds and folds."""
     cells: dict[str, list[Standing]] = {}
     for standing in standings:
         cells.setdefault(standing.cell, []).append(standing)

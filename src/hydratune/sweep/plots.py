@@ -14,12 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from hydratune.core.markdown import number
+from hydratune.sweep.grid import REPLICATES
 from hydratune.sweep.ranking import Ranking
 
 
 def pictures(ranking: Ranking) -> dict[str, bytes]:
     """Name -> PNG: `lr_x_freeze` and its like, best value over what else varies; and `curves`."""
-    keys = [k for k in ranking.keys if k != "seed" and len({dict(c.settings).get(k) for c in ranking.cells}) > 1]
+    keys = [
+        k for k in ranking.keys if k not in REPLICATES and len({dict(c.settings).get(k) for c in ranking.cells}) > 1
+    ]
     names = {key: short(key, keys) for key in keys}
     found = {f"{names[a]}_x_{names[b]}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
     if any(r.status == "interpolated" for r in ranking.rows):

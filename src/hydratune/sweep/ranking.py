@@ -14,6 +14,7 @@ from hydratune.core.markdown import harmless, in_markdown, markdown_table, numbe
 from hydratune.record.run import write_text
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep.comparison import Comparison, compared, winning
+from hydratune.sweep.grid import FOLD, NO_FOLD, REPLICATES
 from hydratune.sweep.rows import SWEEP as SWEEP
 from hydratune.sweep.rows import Row, read_rows, read_sweep
 
@@ -36,12 +37,12 @@ MADE = ("soup", "interpolated")  # by no job's training
 
 @dataclass(frozen=True)
 class Cell:
-    """Jobs that differ by their seed alone."""
+    """Jobs that differ by seed and fold alone."""
 
     settings: tuple[tuple[str, str], ...]
     rows: Sequence[Row]
     mean: float
-    deviation: float  # over seeds; NaN for one
+    deviation: float  # over them; NaN for one
     sampling: float | None  # standard error of one run's value that the size of the validation split alone gives
 
     @property
@@ -75,15 +76,27 @@ class Ranking:
 
     def against_best(self, cell: Cell) -> Comparison:
         best = self.cells[0]
-        own, other = ({r.varies.get("seed", ""): r.value for r in c.rows} for c in (cell, best))
+        own, other = ({r.replicate: r.value for r in c.rows} for c in (cell, best))
         known = cell.sampling is not None and best.sampling is not None
-        return compared(own, other, math.hypot(cell.sampling or 0, best.sampling or 0) if known else None)
+        sampling = math.hypot(cell.sampling or 0, best.sampling or 0) if known else None
+        return compared(own, other, sampling, 1 / (self.folds - 1) if self.folds > 1 else 0.0)
+
+    @property
+    def folds(self) -> int:
+        """How many the jobs are of, as far as there are jobs of them."""
+        return len({r.varies.get(FOLD, "") for r in self.rows}.difference(NO_FOLD))
+
+    @property
+    def over(self) -> str:
+        """What the jobs of a cell differ by."""
+        seeds = len({r.varies.get("seed") for r in self.rows}) > 1
+        return "seeds and folds" if self.folds > 1 and seeds else "folds" if self.folds > 1 else "seeds"
 
     def winning(self) -> dict[str, float] | None:
         """How probable it is that each strategy is the best; None where there are too few seeds to tell."""
-        strategies: dict[str, list[dict[str, float]]] = {}
+        strategies: dict[str, list[dict[tuple[str, ...], float]]] = {}
         for cell in self.cells:
-            values = {r.varies.get("seed", ""): r.value for r in cell.rows}
+            values = {r.replicate: r.value for r in cell.rows}
             strategies.setdefault(cell.strategy, []).append(values)
         return winning(strategies)
 
@@ -96,7 +109,7 @@ class Ranking:
             values = sorted({v for v, _ in pairs})
             compared = {v for v, r in pairs if r.value == r.value}  # the others have failed
             at = number(best.get(key))
-            if key != "seed" and len(compared) > 1 and at in (values[0], values[-1]):
+            if key not in REPLICATES and len(compared) > 1 and at in (values[0], values[-1]):
                 assert at is not None
                 lower = at == values[0]
                 found.append(Edge(key, best[key], at, values[1] if lower else values[-2], lower))
@@ -196,8 +209,8 @@ def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
 
 
 def cell_table(ranking: Ranking, cells: Sequence[Cell] | None = None) -> tuple[list[str], list[list[str]]]:
-    """One row per cell: mean and standard deviation over its seeds, and how it compares with the best."""
-    keys = [k for k in ranking.keys if k != "seed"]
+    """One row per cell: mean and standard deviation over seeds and folds, and how it compares with the best."""
+    keys = [k for k in ranking.keys if k not in REPLICATES]
     rows = []
     for cell in ranking.cells if cells is None else cells:
         settings = dict(cell.settings)
@@ -240,7 +253,7 @@ def write_tables(directory: Path, ranking: Ranking) -> None:
 def markdown(ranking: Ranking) -> str:
     parts = [f"# Jobs, by {in_markdown(ranking.label)}", markdown_table(*job_table(ranking))]
     if ranking.cells:
-        parts += ["# Cells, over seeds", markdown_table(*cell_table(ranking))]
+        parts += [f"# Cells, over {ranking.over}", markdown_table(*cell_table(ranking))]
         parts += ["# Best of each strategy", markdown_table(*strategy_table(ranking))]
         parts += [f"**{in_markdown(str(edge))}**" for edge in ranking.edges()]
     return "\n\n".join(parts) + "\n"

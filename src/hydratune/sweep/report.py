@@ -49,7 +49,7 @@ def show(directory: Path, screen: Screen) -> None:
     ranked = ranking.read(directory)
     screen.table("jobs", *ranking.job_table(ranked))
     if ranked.cells:
-        screen.table("cells, over seeds", *ranking.cell_table(ranked))
+        screen.table(f"cells, over {ranked.over}", *ranking.cell_table(ranked))
         screen.table("best of each strategy", *ranking.strategy_table(ranked))
         for edge in ranked.edges():
             screen.line(f"warning: {edge}")
@@ -76,8 +76,8 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
         ),
     ]
     if ranked.cells:
-        parts += ["<h2>Best of each strategy</h2>", _table(*ranking.strategy_table(ranked))]
-        parts += ["<h2>Cells, over seeds</h2>", _table(*ranking.cell_table(ranked))]
+        parts += ["<h2>Best of each strategy</h2>", _table(*ranking.cell_table(ranked, ranking.best_of_each(ranked)))]
+        parts += [f"<h2>Cells, over {ranked.over}</h2>", _table(*ranking.cell_table(ranked))]
     parts += ["<h2>Jobs</h2>", _table(columns, rows, classes)]
     failed = [r for r in ranked.rows if r.status in broken]
     if failed:

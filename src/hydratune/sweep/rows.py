@@ -11,6 +11,7 @@ from typing import Any
 
 from hydratune.record.claim import is_claimed
 from hydratune.record.run_record import RUN_JSON, RunRecord
+from hydratune.sweep.grid import REPLICATES, cell_of
 
 SWEEP = "sweep.json"  # what jobs the sweep has and what varies among them
 # What is read of a run.json, as far as it is there
@@ -34,8 +35,13 @@ class Row:
 
     @property
     def cell(self) -> tuple[tuple[str, str], ...]:
-        """Its settings but for the seed."""
-        return tuple(sorted((k, v) for k, v in self.varies.items() if k != "seed"))
+        """Its settings but for seed and fold."""
+        return cell_of(self.varies)
+
+    @property
+    def replicate(self) -> tuple[str, ...]:
+        """Its seed and its fold, which other cells may have too."""
+        return tuple(self.varies.get(key, "") for key in REPLICATES)
 
     @property
     def error(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hydratune.record.run import write_record
 from hydratune.record.run_record import RunRecord
-from hydratune.sweep import halving, ranking
+from hydratune.sweep import grid, halving, ranking
 from hydratune.sweep.halving import Standing
 from hydratune.sweep.plan import Entry
 
@@ -20,8 +20,8 @@ def up_to(entries: Iterable[Entry], halt: float | None) -> list[Entry]:
 
 
 def cell_of(entry: Entry) -> str:
-    """Its settings but for the seed."""
-    return json.dumps([[k, v] for k, v in sorted(entry.varies.items()) if k != "seed"])
+    """Its settings but for seed and fold."""
+    return json.dumps(grid.cell_of(entry.varies))
 
 
 def standing(entry: Entry, halt: float) -> Standing | None:

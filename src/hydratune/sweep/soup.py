@@ -17,10 +17,13 @@ from hydratune.sweep.measured import Measured
 
 
 def start_of(directory: Path) -> str:
-    """What a run's weights were before it began: jobs whose starts are equal may be averaged."""
+    """What a run's weights were before it began, and its fold: jobs for which these are equal may be averaged. Another
+    fold has trained on what validates this one.
+    """
     record = RunRecord.read(directory)
     made = record.provenance or {}
-    return json.dumps([made.get("model"), made.get("origin"), record.seed], sort_keys=True)
+    fold = (made.get("dataset") or {}).get("fold")
+    return json.dumps([made.get("model"), made.get("origin"), record.seed, fold], sort_keys=True)
 
 
 def average(jobs: Sequence[Job], how: str, directory: Path) -> str:

@@ -18,16 +18,15 @@ from torch import Tensor
 from hydratune.core.markdown import as_shown
 from hydratune.core.task import Task
 from hydratune.core.types import ImageSpec
-from hydratune.data.dataset import SPLITS, WHOLE, check_share, completed, stratified_split
-from hydratune.data.duplicates import check_option, duplicates
+from hydratune.data.dataset import SPLITS, WHOLE
+from hydratune.data.duplicates import duplicates
 from hydratune.data.hashes import hashes
 from hydratune.data.images.augment import Augment
+from hydratune.data.images.divided import DividedImages, Files
 from hydratune.data.images.file_split import FileSplit, threads
 from hydratune.data.images.frame import Frame
-from hydratune.data.images.image_dataset import ImageDataset, check_statistics, pixel_statistics
+from hydratune.data.images.image_dataset import check_statistics, pixel_statistics
 from hydratune.data.images.image_stream import MemorySplit, Split
-
-Files = tuple[list[Path], Tensor]  # and their labels
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,6 @@ class Found:
     parts: dict[str, Files]
     classes: Sequence[str]
     summary: Sequence[str] = ()
-
-
-class DividedImages(ImageDataset):
-    """Base of the sets of which a part may be missing: it is divided off train then."""
-
-    def __init__(
-        self, task: Task, augment: Augment, val_share: float = 0.1, test_share: float = 0.1, split_seed: int = 0,
-        duplicates: str = "tell", **options: Any,
-    ) -> None:  # fmt: skip
-        """test_share: 0 for no test split. duplicates: of images that are there twice, tell or refuse."""
-        super().__init__(task, augment, **options)
-        check_share("val_share", val_share)
-        if test_share != 0:
-            check_share("test_share", test_share)
-        check_option(duplicates)
-        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
-        self.duplicates = duplicates
 
 
 class FileImages(DividedImages):
@@ -100,10 +82,6 @@ class FileImages(DividedImages):
 
     def decoded_when_read(self, paths: Sequence[Path], labels: Tensor, summary: str = "") -> FileSplit:
         return FileSplit(paths, labels, self.frame, self.workers, self.white, summary)
-
-    def strata(self, labels: Tensor) -> Tensor:
-        """[N] group of each sample, from each of which a part that is divided off takes its share."""
-        return labels
 
     @cached_property
     def _indexed(self) -> Found:
@@ -154,7 +132,7 @@ class FileImages(DividedImages):
         parts = self._indexed.parts
         if self.skip_broken:
             parts = self._whole(parts)
-        return completed(parts, self.val_share, self.test_share, self._divided)
+        return self.divided(parts)
 
     def _part(self, name: str) -> Files:
         if name not in self._files:
@@ -166,12 +144,6 @@ class FileImages(DividedImages):
         if not paths:
             raise ValueError(f"dataset: the {name} split is empty")
         return paths, labels
-
-    def _divided(self, train: Files, share: float, name: str) -> tuple[Files, Files]:
-        paths, labels = train
-        both = stratified_split(self.strata(labels), share, self.split_seed + (name == "test"))
-        left, own = (([paths[i] for i in ids.tolist()], labels[ids]) for ids in both)
-        return left, own
 
     def _whole(self, parts: dict[str, Files]) -> dict[str, Files]:
         """Without the files that cannot be decoded, as many as may be: all are decoded to know them."""
@@ -230,7 +202,7 @@ class FileImages(DividedImages):
         return self.decoded_when_read(paths, labels, self.whence(name))
 
     def whence(self, name: str) -> str:
-        return "" if name in self._indexed.parts else "divided off train"
+        return self.divided_how(name, name in self._indexed.parts)
 
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         if name not in self._decoded:

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from hydratune.core.task import Task
 from hydratune.core.types import TargetSpec
-from hydratune.data.dataset import SPLITS, WHOLE, check_share, completed, stratified_split
+from hydratune.data.dataset import (
+    SPLITS,
+    WHOLE,
+    check_folds,
+    check_share,
+    completed,
+    fold_summary,
+    k_fold_split,
+    stratified_split,
+)
 from hydratune.data.duplicates import Sample
 from hydratune.data.targets import LISTED, Targets, counted, targets_of
 from hydratune.data.text import labels
@@ -30,6 +39,8 @@ class Labelled(TextDataset):
     classes: Sequence[str] | None = None  # in the order of their numbers, where they are given
     separator = "auto"  # between several labels in one column
     val_share = test_share = 0.1  # of train, where the source has no such part
+    fold: int | None = None  # which of so many of train and val together is val, in place of val_share
+    folds = 5
 
     @abstractmethod
     def rows(self) -> dict[str, list[Any]]:
@@ -64,21 +75,27 @@ class Labelled(TextDataset):
             raise ValueError("dataset: train has no rows")
         if not any(self.text_of(row).strip() for row in rows["train"]):
             raise ValueError("dataset: every text of train is empty")
-        return completed(rows, self.val_share, self.test_share, self._divided)
+        if self.fold is None:
+            return completed(rows, self.val_share, self.test_share, self._divided)
+        rows = completed(rows, 0, self.test_share, self._divided)
+        pool = [row for name in ("train", "val") for row in rows.get(name, ())]
+        train, val = _taken(pool, k_fold_split(self.strata(pool), self.fold, self.folds, self.split_seed))
+        return {**rows, "train": train, "val": val}
 
-    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+    def strata(self, rows: list[Any]) -> Tensor:
+        """[N] group of each row, from each of which a split should take its share: its first label."""
         firsts = [self.labels_of(row)[0] for row in rows]
         known = {label: i for i, label in enumerate(sorted(set(firsts)))}
-        if len(known) == len(rows):
+        return torch.tensor([known[label] for label in firsts])
+
+    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+        strata = self.strata(rows)
+        if len(strata.unique()) == len(rows):
             raise ValueError(
-                f"dataset: no label occurs twice in the {len(rows):,} rows of train, such as {firsts[0]!r}, so nothing "
-                f"of it can be {name}"
+                f"dataset: no label occurs twice in the {len(rows):,} rows of train, such as "
+                f"{self.labels_of(rows[0])[0]!r}, so nothing of it can be {name}"
             )
-        both = stratified_split(
-            torch.tensor([known[label] for label in firsts]), share, self.split_seed + (name == "test")
-        )
-        left, own = ([rows[i] for i in ids.tolist()] for ids in both)
-        return left, own
+        return _taken(rows, stratified_split(strata, share, self.split_seed + (name == "test")))
 
     def evaluated_parts(self) -> Mapping[str, TextSplit]:
         rows = self._source
@@ -91,6 +108,8 @@ class Labelled(TextDataset):
             raise ValueError(f"dataset: every text of {name} is empty")
         split = self.samples(rows)
         whence = "" if name in self._source else "divided off train: "
+        if self.fold is not None and name != "test":
+            whence = f"{fold_summary(name, self.fold, self.folds)}: "
         return split.summarised(whence + split.summary, self.counts(rows))
 
     def class_names(self) -> Sequence[str]:
@@ -117,8 +136,9 @@ class Labelled(TextDataset):
 
     @cached_property
     def _counts(self) -> Counter[str]:
-        """How often train has each label."""
-        return Counter(label for row in self.parts["train"] for label in self.labels_of(row))
+        """How often train has each label; train and val where they are folds, whose classes are the same in all."""
+        parts = ("train",) if self.fold is None else ("train", "val")
+        return Counter(label for part in parts for row in self.parts[part] for label in self.labels_of(row))
 
     def doubts(self) -> list[str]:
         return [] if self.classes else labels.doubts(self._counts)
@@ -138,22 +158,32 @@ class Labelled(TextDataset):
         return (word for row in rows for word in row)
 
 
+def _taken(rows: Sequence[Any], both: tuple[Tensor, Tensor]) -> tuple[list[Any], list[Any]]:
+    """The rows of these numbers, and of those."""
+    first, second = ([rows[i] for i in ids.tolist()] for ids in both)
+    return first, second
+
+
 class FromSource(Labelled):
     """Beside LabelledTexts or TaggedSentences: a set whose source may lack parts, and whose classes may be given."""
 
     def __init__(
         self, task: Task, tokenizer: TokenizerRecipe, *, classes: Sequence[str | int] | None = None,
-        separator: str = "auto", val_share: float = 0.1, test_share: float = 0.1, **options: Any,
+        separator: str = "auto", val_share: float = 0.1, test_share: float = 0.1, fold: int | None = None,
+        folds: int = 5, **options: Any,
     ) -> None:  # fmt: skip
         """separator: between several labels in one column; auto: the one of ; | , that is there.
 
         classes: names in the order of their numbers; null: those of train in order.
 
-        val_share, test_share: what is taken from train where the source has no such part.
+        val_share, test_share: what is taken from train where the source has no such part. fold: which of so many
+        `folds` of train and val together is val, in place of val_share.
         """
         super().__init__(task, tokenizer, **options)
         check_share("val_share", val_share)
         check_share("test_share", test_share)
+        check_folds(fold, folds)
+        self.fold, self.folds = fold, folds
         self.classes, self.separator = labels.given(classes), separator
         self.val_share, self.test_share = val_share, test_share
 
@@ -188,13 +218,10 @@ class LabelledTexts(Labelled):
     def doubts(self) -> list[str]:
         return super().doubts() if self.targets is None else self.targets.doubts()
 
-    def _divided(self, rows: list[Any], share: float, name: str) -> tuple[list[Any], list[Any]]:
+    def strata(self, rows: list[Any]) -> Tensor:
         if self.targets is None:
-            return super()._divided(rows, share, name)
-        same = torch.zeros(len(rows), dtype=torch.int64)  # any rows will do
-        both = stratified_split(same, share, self.split_seed + (name == "test"))
-        left, own = ([rows[i] for i in ids.tolist()] for ids in both)
-        return left, own
+            return super().strata(rows)
+        return torch.zeros(len(rows), dtype=torch.int64)  # any rows will do
 
     def pairs(self) -> bool:
         return isinstance(next(iter(self._source.values()))[0][0], tuple)
