@@ -122,8 +122,7 @@ class Trial:
     def _mark(self, step: int) -> None:
         """The phase in TensorBoard, at the number of its first update and with every log."""
         assert self.phase is not None
-        total = sum(p.numel() for p in self.parameters.values())
-        share = sum(p.numel() for p in self._trainable) / total
+        share = sum(p.numel() for p in self._trainable) / sum(p.numel() for p in self.parameters.values())
         values = {"phase/index": self.phases.index(self.phase), "phase/cut": self.phase.cut}
         self.run.board.scalars({**values, "phase/trainable_share": share}, step)
 
@@ -252,7 +251,8 @@ class Trial:
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
         values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
         self.run.board.scalars(values, step)
-        self._mark(step)
+        if self.phase is not None and step > self.phase.first_step + 1:  # which was told when the phase began
+            self._mark(step)
         self.meters.reset()
         return {"loss": f"{values['train/loss']:.4f}", f"{unit}/s": f"{speed:,.0f}"}
 
