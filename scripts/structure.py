@@ -24,6 +24,7 @@ ROOMS = {
     "tasks": "losses, metrics and heads",
     "models": "networks as layer groups; weights from anywhere",
     "data": "data sets, streams, augmentation, tokenizers",
+    "games": "rules, the search over them, matches; no torch",
     "freeze": "strategies, phases and what they cost",
     "optim": "optimizers and schedules",
     "record": "run directories, checkpoints, TensorBoard, the screen",

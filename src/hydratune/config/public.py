@@ -29,6 +29,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "text.sentences": ("GeneratedSentiment", "GeneratedEntities"),
         "text.hub": ("HubTexts",),
         "text.tokenizer": ("TokenizerRecipe",),
+        "boards.solved": ("SolvedPositions",),
     },
     "tasks": {
         "classification": ("Classification",),
@@ -39,6 +40,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "segmentation": ("Segmentation",),
         "fcos": ("Fcos",),
         "retinanet": ("Retinanet",),
+        "policy_value": ("PolicyValue",),
     },
     "models": {
         "vision.simple_cnn": ("simple_cnn", "mlp"),
@@ -48,6 +50,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "vision.timm_models": ("timm_model",),
         "vision.efficientnet_lite0": ("efficientnet_lite0",),
         "text.huggingface": ("huggingface",),
+        "boards": ("board_resnet",),
     },
     "freeze": {
         "strategies": (
@@ -63,6 +66,13 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "engine": {"settings": ("Settings",)},
+    "games": {
+        "game": ("Game",),
+        "connect4": ("Connect4",),
+        "othello": ("Othello",),
+        "tictactoe": ("TicTacToe",),
+        "search": ("Gumbel", "Puct"),
+    },
     "distributed": {"runtime": ("Runtime",)},
     "sweep": {"settings": ("SweepSettings", "Halving")},
 }  # fmt: skip

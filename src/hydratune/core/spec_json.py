@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from hydratune.core.types import ImageSpec, Spec, TargetSpec, TextSpec
+from hydratune.core.types import BoardSpec, ImageSpec, Spec, TargetSpec, TextSpec
 
-KINDS: Mapping[str, type[ImageSpec | TextSpec]] = {"image": ImageSpec, "text": TextSpec}
+KINDS: Mapping[str, type[ImageSpec | TextSpec | BoardSpec]] = {
+    "image": ImageSpec, "text": TextSpec, "board": BoardSpec,
+}  # fmt: skip
 
 
 def spec_as_json(spec: Spec) -> dict[str, Any] | None:
@@ -23,6 +25,8 @@ def spec_as_json(spec: Spec) -> dict[str, Any] | None:
 
 def settings_of(spec: Spec) -> dict[str, Any]:
     """Keys of a data set that make its samples what a network of this spec was trained on."""
+    if isinstance(spec, BoardSpec):  # the game says all
+        return {}
     found: dict[str, Any] = {"classes": list(spec.class_names)} if spec.class_names else {}
     if isinstance(spec, ImageSpec):
         height, width = spec.input_shape[1:]

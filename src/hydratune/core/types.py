@@ -106,6 +106,31 @@ class ImageSpec:
         return len(self.class_names)
 
 
+@dataclass(frozen=True, slots=True)
+class BoardSpec:
+    """What the network and its head must know of a game."""
+
+    game: str
+    input_shape: tuple[int, int, int]  # (C, H, W) of 0 and 1
+    class_names: tuple[str, ...]  # its moves
+    targets: TargetSpec | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class PositionTargets(NamedTuple):
+    """What is known of positions of a game with A moves, from the view of the side to move."""
+
+    policy: Tensor  # [B, A] shares of the moves that should be learned; all 0 where nothing is known
+    value: Tensor  # [B, 3] shares of loss, draw and win
+    moves: Tensor  # [B, A] int8: what a move leads to, -1, 0 or 1; MOVE_UNKNOWN; MOVE_FORBIDDEN
+
+
+MOVE_UNKNOWN, MOVE_FORBIDDEN = 2, 3
+
+
 @dataclass(frozen=True, eq=False)
 class LayerGroup:
     """A named module of the network, in execution order; maps features to features."""
