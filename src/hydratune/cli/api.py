@@ -50,7 +50,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
             from hydratune.experiment.use import use
 
             return use(job, screen)
-        from hydratune.experiment.run import run_job
+        from hydratune.experiment.selfplay import run_job
 
         return run_job(job, screen)
 

@@ -74,7 +74,7 @@ def run_from_hydra(config: DictConfig) -> float:
             sys.exit(SOME_UNREADABLE)
         return result.metric
     from hydratune.distributed.process_group import from_first, launched, process_group
-    from hydratune.experiment.run import run_job
+    from hydratune.experiment.selfplay import run_job
 
     if not launched():
         return run_job(job).metric

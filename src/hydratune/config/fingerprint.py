@@ -37,6 +37,9 @@ def content(config: JobConfig, strategy: Node, origin: str | None, files: str, p
     pinned: dict[str, Any] = {} if layout == "auto" else {"layout": layout}
     if config.monitor is not None:  # which of its checkpoints is the best
         pinned["monitor"] = config.monitor
+    if config.selfplay:
+        pinned |= {"generations": config.generations, "search": _without_places(config.search)}
+        chosen["dataset"] = {k: v for k, v in chosen["dataset"].items() if k != "directories"}  # it makes them itself
     if origin is not None:  # how it is taken over, where that is not the usual way
         pinned |= {key: value for key in INIT if (value := getattr(config, key)) not in (None, "auto", {})}
     return {

@@ -37,7 +37,9 @@ LABELS = tuple(g.name for g in sorted(GROUPS, key=lambda g: g.label) if g.label)
 WEIGHTS = ("batch_size", "epochs", "steps", "seed")
 INIT = ("init_head", "init_key", "init_prefix", "init_map")
 INIT_LIMITS = ("init_share", "init_unused")
-TRAINING = ("pretrain", "finetune")
+SELFPLAY = "selfplay"
+TRAINING = ("pretrain", "finetune", SELFPLAY)
+LATEST = "latest"  # monitor=latest: no metric selects
 USING = ("evaluate", "predict", "export")  # what was trained
 STAGES = (*TRAINING, *USING)
 

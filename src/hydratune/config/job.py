@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hydratune.config.groups import COMPONENTS, GROUPS, INIT, INIT_LIMITS
+from hydratune.config.groups import COMPONENTS, GROUPS, INIT, INIT_LIMITS, SELFPLAY
 from hydratune.config.instantiate import TARGET
 from hydratune.core import secrets
 
@@ -47,12 +47,14 @@ class JobConfig:
     engine: Node
     runtime: Node
     sweep: Node
+    search: Node
     evals: Mapping[str, Node]
     monitor: str | None
     pretrain: PretrainConfig
     seed: int
     epochs: int | None
     steps: int | None
+    generations: int
     batch_size: int
     init_from: str | None
     init_share: float
@@ -124,6 +126,15 @@ class JobConfig:
         return str(self.dataset.get(TARGET))
 
     @property
+    def selfplay(self) -> bool:
+        return self.stage == SELFPLAY
+
+    @property
+    def total_steps(self) -> int | None:
+        """steps, which stage=selfplay counts in each generation."""
+        return self.steps * self.generations if self.selfplay and self.steps is not None else self.steps
+
+    @property
     def learning_rate(self) -> float:
         rate: float = self.optimizer["lr"]
         return rate
@@ -166,6 +177,8 @@ class JobConfig:
         same |= {key: self.engine.get(key) for key in ("eval_every", "save_every", "log_every")}
         if self.init_from == "auto":
             same["pretrain"] = vars(self.pretrain)
+        if self.selfplay:
+            same |= {"search": self.search, "generations": self.generations, "steps": self.steps}
         return json.dumps(same, sort_keys=True, default=str)
 
     def numerics_key(self) -> str:

@@ -29,7 +29,7 @@ def check_keys(config: Mapping[str, Any], choices: Mapping[str, str], home: Path
     refuse_truths(config, "")
     primary = _primary(home)
     plain = [k for k in primary if k not in ("defaults", "hydra")]
-    _check(config, [*plain, *COMPONENTS, "stage", "sweep"], "")
+    _check(config, [*plain, *COMPONENTS, "stage", "sweep", "search"], "")
     _check(config["pretrain"], [*primary["pretrain"], "dataset", "optimizer", "schedule", "engine"], "pretrain.")
     _check(config["predict"], list(primary["predict"]), "predict.")
     _check(config["pretrain"]["runtime"], list(primary["pretrain"]["runtime"]), "pretrain.runtime.")

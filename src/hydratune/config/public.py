@@ -30,6 +30,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "text.hub": ("HubTexts",),
         "text.tokenizer": ("TokenizerRecipe",),
         "boards.solved": ("SolvedPositions",),
+        "boards.generations": ("Generations",),
     },
     "tasks": {
         "classification": ("Classification",),

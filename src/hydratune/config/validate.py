@@ -9,7 +9,7 @@ from typing import Any
 
 from hydratune.config import instantiate
 from hydratune.config.compose import config_directory
-from hydratune.config.groups import COMPONENTS, USING
+from hydratune.config.groups import COMPONENTS, LATEST, USING
 from hydratune.config.instantiate import TARGET
 from hydratune.config.job import OF_EVERY_STRATEGY, Job, JobConfig, Node, PretrainConfig
 from hydratune.config.keys import SPLITS
@@ -28,6 +28,7 @@ def validate(job: Job) -> None:
     _refuse_others_keys(config)
     _check_components("", config, job)
     instantiate.check(config.sweep, "sweep", job.trust)
+    _validate_selfplay(config, job)
     for name, node in config.evals.items():
         instantiate.check(node, f"evals.{name}", job.trust)
     _validate_numbers("", config)
@@ -68,8 +69,8 @@ OWN_SPLIT = "dataset:"  # inputs=dataset:test, samples of the data set itself
 def validate_use(job: Job) -> None:
     """The same for evaluate, predict and export."""
     config, stage = job.config, job.config.stage
-    for name in ("model", "dataset", "runtime"):
-        instantiate.check(config.component(name), name, job.trust)
+    for name in ("model", "dataset", "runtime", "search"):
+        instantiate.check(getattr(config, name), name, job.trust)
     for name, node in config.evals.items():
         instantiate.check(node, f"evals.{name}", job.trust)
     _validate_numbers("", config)
@@ -139,13 +140,29 @@ def _validate_init(config: JobConfig) -> None:
         raise ValueError(f"init_map={names}: must be a mapping of names, such as {{linear: fc}}")
 
 
+def _validate_selfplay(config: JobConfig, job: Job) -> None:
+    instantiate.check(config.search, "search", job.trust)
+    if not isinstance(config.generations, int) or isinstance(config.generations, bool) or config.generations < 1:
+        raise ValueError(f"generations={config.generations}: must be a whole number, at least 1")
+    if not config.selfplay:
+        return
+    if config.steps is None:
+        raise ValueError("steps: stage=selfplay wants the steps of each generation")
+    if not instantiate.accepts(config.dataset, "directories", job.trust):
+        raise ValueError(f"dataset={job.choices.get('dataset')}: stage=selfplay makes its data; dataset=selfplay")
+    every = config.engine.get("eval_every")
+    if every is not None and config.steps % every:
+        raise ValueError(f"engine.eval_every={every}: must divide steps={config.steps}, those of a generation")
+
+
 def _validate_monitor(config: JobConfig) -> None:
     asked = config.monitor
-    if asked is None:
+    if asked in (None, LATEST):
         return
     named = re.fullmatch(r"evals\.(\w+)\.(\w+)", str(asked))
     if named is None or named[1] not in config.evals:
         known = [f"evals.{name}.METRIC" for name in config.evals] or ["null, as there is no evaluation set"]
+        known.append(LATEST)
         raise ValueError(f"monitor={asked}: {' or '.join(known)}; validation's own is dataset.task.monitor")
 
 

@@ -16,10 +16,13 @@ from hydratune.core.types import Batch, Features, Metrics, Spec, Summary
 
 @dataclass(frozen=True)
 class Monitor:
-    """The metric that selects, larger is better; split: val, or the name of an evaluation set."""
+    """The metric that selects, larger is better; split: val, or the name of an evaluation set. latest: the newest
+    evaluation is taken for the best, whatever the metric says.
+    """
 
     metric: str
     split: str = "val"
+    latest: bool = False
 
     @property
     def key(self) -> str:

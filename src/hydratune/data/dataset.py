@@ -118,6 +118,10 @@ class Dataset(ABC):
     def show_batch(self, batch: Batch) -> Mapping[str, Summary]:
         """By tag, what the network sees."""
 
+    def news(self) -> Mapping[str, Summary]:
+        """By tag, what somebody would look at of data that has been made since; mostly nothing."""
+        return {}
+
     def split_summary(self, split: Any) -> str:
         """What whoever reads a split's numbers should know of it; mostly nothing."""
         return ""

@@ -75,12 +75,13 @@ class Progress:
     parts: int = 1  # micro-batches of a step
 
     def note(
-        self, step: int, score: float, values: dict[str, float], beside: Mapping[str, Mapping[str, float]]
-    ) -> None:
-        """An evaluation after `step` updates. beside: what further evaluation sets gave."""
+        self, step: int, score: float, values: dict[str, float], beside: Mapping[str, Mapping[str, float]],
+        latest: bool = False,
+    ) -> None:  # fmt: skip
+        """An evaluation after `step` updates. beside: what further evaluation sets gave. latest: it is the best."""
         self.last, self.owed = values, False
         self.history = [*self.history, [step, score]]
-        if not self.best or score > self.best["value"]:
+        if latest or not self.best or score > self.best["value"]:
             self.best = {"step": step, "value": score, "metrics": values, "beside": beside}
             self.since_best = 0
         else:

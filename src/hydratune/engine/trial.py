@@ -229,14 +229,14 @@ class Trial:
         self, step: int, values: dict[str, float], beside: Mapping[str, Mapping[str, float]] | None = None
     ) -> None:
         """What validation gave after `step` updates; keeps count of the best. beside: what further sets gave."""
-        state = self.state
-        state.note(step, self.plan.monitor.of(values, beside or {}), values, beside or {})
+        state, monitor = self.state, self.plan.monitor
+        state.note(step, monitor.of(values, beside or {}), values, beside or {}, monitor.latest)
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
         patience, last = self.settings.patience, step > self._last_thaw  # a probe's rest ends no fine-tuning
         if patience is not None and last and state.since_best >= patience:
-            state.stopped = f"no better {self.plan.monitor.metric} in {state.since_best} evaluations"
+            state.stopped = f"no better {monitor.metric} in {state.since_best} evaluations"
         self.run.update(step=step, history=state.history)
 
     def averaged_weights(self) -> Swapped:

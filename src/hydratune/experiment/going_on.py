@@ -11,7 +11,7 @@ from hydratune.config.fingerprint import differences
 from hydratune.core.types import Phase
 from hydratune.experiment.prepare import PreparedJob, planned_phases
 
-LENGTH = ("epochs", "steps")
+LENGTH = ("epochs", "steps", "generations")
 
 
 def refuse_changes(prepared: PreparedJob, provenance: Mapping[str, Any]) -> None:
@@ -38,6 +38,8 @@ def _refuse_other_length(prepared: PreparedJob, changed: Sequence[str]) -> None:
         raise ValueError(f"{message}: {directory} has made {done} steps already, and {last} are asked for")
     if before is None or before == last:
         return
+    if config.selfplay and any(line.startswith("steps:") for line in changed):
+        raise ValueError(f"{message}: of each generation; generations= may be more than they were")
     schedule = prepared.training.schedule
     rates = all(schedule.factor(step, before) == schedule.factor(step, last) for step in range(done))
     phases = planned_phases(prepared.training.freeze, prepared.network.groups, before, config.norm)

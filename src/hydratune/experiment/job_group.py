@@ -56,6 +56,9 @@ class JobGroup:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Between two evaluations, where nothing else is asked for: an epoch, or a generation of games."""
+        if self.first.config.selfplay:
+            return self.first.config.steps or 1
         samples = len(self.train_split)
         return max(samples // min(self.first.config.batch_size, samples), 1)
 

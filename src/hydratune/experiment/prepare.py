@@ -61,6 +61,12 @@ class PreparedJob:
         return 0 if self.snapshot is None else self.snapshot.state["step"]
 
     @property
+    def begins_generation(self) -> bool:
+        """Whether its next step is the first one on a new generation of games."""
+        steps = self.job.config.steps
+        return self.job.config.selfplay and steps is not None and self.first_step % steps == 0
+
+    @property
     def fork(self) -> int:
         """The first group that it ever changes."""
         return min(p.cut for p in self.phases)
@@ -185,7 +191,7 @@ def prepare_job(job: Job, network: Network, steps_per_epoch: int, samples: int) 
     resumed, known = _resumable(job), RunRecord.read(job.directory)
     base = network.state_dict()
     network = _adapted(network, training.freeze, config.seed)
-    num_steps = config.steps or training.schedule.num_steps(samples) or (config.epochs or 0) * steps_per_epoch
+    num_steps = config.total_steps or training.schedule.num_steps(samples) or (config.epochs or 0) * steps_per_epoch
     phases = planned_phases(training.freeze, network.groups, num_steps, config.norm)
     snapshot = checkpoint.load(resumed) if resumed is not None else None
     prepared = PreparedJob(job, network, base, training, phases, snapshot, known)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,12 @@ from hydratune.config.job import Job, JobConfig, Node
 from hydratune.config.overrides import as_overrides
 from hydratune.distributed.runtime import Numerics
 from hydratune.experiment.components import dataset_of, runtime_of
+from hydratune.record.claim import locked
 from hydratune.record.run import write_json
 from hydratune.record.run_record import RunRecord
 from hydratune.record.screen import Screen
+
+WAITING = "init_from=auto: another job is running this pretraining; waiting for it"
 
 
 def pretraining_of(job: Job, digests: dict[str, str]) -> tuple[JobConfig, dict[str, Any]]:
@@ -43,7 +45,7 @@ def pretrained_run(job: Job, screen: Screen, pretrain: Callable[[Job], Path]) ->
     home = outputs / "pretrain"
     runtime = runtime_of(config, job.trust)
     # Of several processes the first one looks, and all of them pretrain.
-    with _locked(home / f".pretrain-{wanted[:12]}.lock", screen) if runtime.rank == 0 else nullcontext():
+    with locked(home / f".pretrain-{wanted[:12]}.lock", screen, WAITING) if runtime.rank == 0 else nullcontext():
         finished = runtime.first_says(
             _finished_run(outputs, wanted, wanted_content, screen) if not runtime.rank else ""
         )
@@ -97,16 +99,3 @@ def _serves(record: RunRecord, wanted: Mapping[str, Any]) -> bool:
 def _record_overrides(directory: Path, overrides: list[str]) -> None:
     (directory / ".hydra").mkdir(parents=True, exist_ok=True)
     write_json(directory / ".hydra" / "overrides.yaml", overrides)  # JSON is YAML
-
-
-@contextmanager
-def _locked(path: Path, screen: Screen) -> Iterator[None]:
-    """One process at a time; the others wait. The kernel lets go of it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            screen.line("init_from=auto: another job is running this pretraining; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

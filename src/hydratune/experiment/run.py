@@ -95,11 +95,16 @@ def _origin(group: JobGroup, ready: Sequence[PreparedJob], screen: Screen, alway
         return Origin("nothing: a dry run loads nothing")
     if not always and all(p.resumes for p in ready):
         return Origin("the run itself")
+    return find_origin(group.first, group.body, group.spec, pretrained_by(group.first, screen))
+
+
+def pretrained_by(job: Job, screen: Screen) -> Callable[[], Path]:
+    """What names the directory of the pretraining that the job asks for, which is made where it is not there."""
     graph: JobGraph[Path] = JobGraph(
         lambda node: pretrained_run(node.payload, screen, lambda job: run_job(job, screen).directory)
     )
-    pretraining = Node("pretrain", group.first.config.pretraining_key() or "", group.first)
-    return find_origin(group.first, group.body, group.spec, lambda: graph.have(pretraining))
+    pretraining = Node("pretrain", job.config.pretraining_key() or "", job)
+    return lambda: graph.have(pretraining)
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,8 @@ class Round:
             )
             if prepared.snapshot is None:
                 run.show(group.dataset.show_batch(next(streams.train.batches(0, 1))), 0)
+            if prepared.begins_generation:
+                run.show(group.dataset.news(), prepared.first_step)
         except Exception as error:
             if run is not None:  # what it has begun to tell says how it ended
                 run.__exit__(type(error), error, error.__traceback__)

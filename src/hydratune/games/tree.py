@@ -36,7 +36,7 @@ class Nodes(NamedTuple):
         return self.logits > FORBIDDEN
 
     def first(self, count: int) -> Nodes:
-        return Nodes(*(part[..., :count] for part in self))
+        return Nodes._make(part[..., :count] for part in self)
 
 
 Scores = Callable[[Nodes], NDArray[np.float32]]  # [A, P] of what to do within the tree: the largest is done

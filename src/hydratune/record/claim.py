@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from hydratune.record.screen import Screen
 
 
 def claim(directory: Path) -> int:
@@ -55,3 +58,16 @@ def wait_for_release(directories: Sequence[Path], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(map(is_claimed, directories)) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+@contextmanager
+def locked(path: Path, screen: Screen, waiting: str) -> Iterator[None]:
+    """One process at a time; the others wait, and say so. The kernel lets go of it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            screen.line(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

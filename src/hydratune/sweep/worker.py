@@ -111,7 +111,7 @@ def _check(job: Job, connection: Connection) -> None:
 
 
 def _train(unit: Mapping[Job, int], screens: Mapping[Job, Screen], screen: Screen, connection: Connection) -> None:
-    from hydratune.experiment.run import run_jobs
+    from hydratune.experiment.selfplay import run_jobs
 
     left = dict(unit)
     try:

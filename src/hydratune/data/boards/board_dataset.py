@@ -93,14 +93,14 @@ class BoardStream(Stream):
         cells = [every, *(torch.from_numpy(s.cells) for s in found)]
         moves = [torch.arange(game.num_actions), *(torch.from_numpy(s.actions) for s in found)]
         self._cells, self._moves = torch.stack(cells).to(self.device), torch.stack(moves).to(self.device)
-        self.views = len(cells)
+        self.views = self._count = len(cells)
         self.form = f"{game.name}, {game.planes[0]} planes, {self.views} views"
         self._inputs = split.inputs.to(self.device)
         self._targets: PositionTargets = mapped(lambda t: t.to(self.device), split.targets)
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         for epoch, every in self._epochs(first_step, last_step):
-            view = epoch % self.views
+            view = epoch % self._count
             for ids in map(self._own, every):
                 yield Batch(self.seen(ids, view), self.targets(ids, view), ids)
 
@@ -109,7 +109,7 @@ class BoardStream(Stream):
 
     def unique_inputs(self, size: int) -> Iterator[Tensor]:
         every = torch.arange(len(self.split), device=self.device)
-        for view in range(self.views):
+        for view in range(self._count):
             for ids in every.tensor_split(max(len(every) // size, 1)):
                 yield self.seen(ids, view)
 
@@ -117,7 +117,7 @@ class BoardStream(Stream):
         return self.known(ids, view if self.training else None)
 
     def _symmetry(self, ids: Tensor, view: int | None) -> Tensor | None:
-        return None if view is None or self.views == 1 else (ids + view) % self.views
+        return None if view is None or self._count == 1 else (ids + view) % self._count
 
     def seen(self, ids: Tensor, view: int | None = None) -> Tensor:
         """[B, C, H, W] float"""

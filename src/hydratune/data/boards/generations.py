@@ -1,0 +1,148 @@
+"""Games that a network has played against itself, a generation after the other, as a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydratune.core.seeding import derive_seed
+from hydratune.core.task import Task
+from hydratune.core.types import MOVE_FORBIDDEN, MOVE_UNKNOWN, PositionTargets, Summary
+from hydratune.data.boards.board_dataset import BoardDataset, Positions
+from hydratune.games.game import Game
+from hydratune.games.selfplay import Played
+
+MANIFEST = "manifest.json"
+SHARD = "games-{:05d}.safetensors"
+
+
+class Generations(BoardDataset):
+    """Positions of the newest generations; those of some games are held out to validate.
+
+    games, rows, openings: how stage=selfplay plays a generation (see `hydratune.games.selfplay.Rules`); each shard of
+    `shard` games is a file. window: generations that train. value_mix: share of the search's value in what the value
+    learns, the rest is how the game ended. per_game: positions of a game that train, at most, drawn; they resemble each
+    other. directories: generations, the newest last; stage=selfplay names those that it has made.
+    """
+
+    def __init__(
+        self, task: Task, game: Game, symmetries: bool = True, games: int = 1024, rows: int = 256, shard: int = 512,
+        openings: int = 4, window: int = 4, value_mix: float = 0.5, per_game: int | None = None,
+        val_share: float = 0.05, directories: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(task, game, symmetries)
+        for key, value in (("games", games), ("rows", rows), ("shard", shard), ("window", window)):
+            if value < 1:
+                raise ValueError(f"dataset.{key}={value}: at least 1")
+        for key, share in (("value_mix", value_mix), ("val_share", val_share)):
+            if not 0 <= share <= 1 or (key == "val_share" and share in (0, 1)):
+                raise ValueError(f"dataset.{key}={share}: a share from 0 to 1")
+        if not 0 <= openings < game.longest:
+            raise ValueError(f"dataset.openings={openings}: from 0 to {game.longest - 1} plies of {game.name}")
+        if per_game is not None and per_game < 1:
+            raise ValueError(f"dataset.per_game={per_game}: at least 1")
+        self.games, self.rows, self.shard, self.openings = games, rows, shard, openings
+        self.window, self.value_mix, self.per_game, self.val_share = window, value_mix, per_game, val_share
+        self.directories = [Path(d) for d in directories]
+
+    def files(self) -> str:
+        """Of the first generation: all later ones follow from it and from what the run's configuration says."""
+        return manifest(self.directories[0])["id"] if self.directories else ""
+
+    def split_names(self) -> Sequence[str]:
+        return ("train", "val")
+
+    def split(self, name: str) -> Positions:
+        """Of the newest generations; their number is part of the summary."""
+        if not self.directories:
+            raise ValueError("dataset.directories: stage=selfplay makes them; elsewhere name generations that it made")
+        if name not in self.split_names():
+            raise ValueError(f"dataset: games against itself have no {name} split; a set of solved positions has")
+        newest = self.directories[-self.window :]
+        parts = [self._part(directory, name) for directory in newest]
+        if not sum(map(len, parts)):
+            raise ValueError(f"dataset: no game of {len(newest)} generations is in {name}; dataset.games= more")
+        numbers = ", ".join(str(manifest(d)["generation"]) for d in newest)
+        return Positions(
+            np.concatenate([p.states for p in parts]), torch.cat([p.inputs for p in parts]),
+            PositionTargets(*(torch.cat(t) for t in zip(*(p.targets for p in parts), strict=True))),
+            torch.cat([p.kinds for p in parts]), summary=f"{sum(map(len, parts)):,} positions of generation {numbers}",
+        )  # fmt: skip
+
+    def news(self) -> Mapping[str, Summary]:
+        """Of the newest generation, for TensorBoard."""
+        if not self.directories:
+            return {}
+        made = manifest(self.directories[-1])
+        return {"selfplay": {k: float(v) for k, v in made["statistics"].items()}}
+
+    def check(self, test: bool) -> Sequence[str]:
+        if test:
+            raise ValueError("test=true: games against itself have no test split; stage=evaluate dataset=connect4 has")
+        return ()
+
+    def _part(self, directory: Path, name: str) -> Positions:
+        made = manifest(directory)
+        if made["game"] != self.game.name:
+            raise ValueError(f"dataset.directories: {directory} holds games of {made['game']}, not of {self.game.name}")
+        played = read_shards(directory)
+        seed = made["seed"]
+        held_out = np.array([derive_seed(seed, "val", n) % 10_000 < 10_000 * self.val_share for n in range(made["games"])])
+        kept = held_out[played.game] == (name == "val")
+        if name == "train" and self.per_game is not None:
+            draw = np.random.Generator(np.random.Philox(key=derive_seed(seed, "per_game"))).random(len(kept))
+            order = np.lexsort((draw, played.game))
+            starts = np.searchsorted(played.game[order], played.game[order])
+            kept[order[np.arange(len(order)) - starts >= self.per_game]] = False
+        states = played.states[kept]
+        value = self.value_mix * played.value[kept] + (1 - self.value_mix) * played.outcome[kept]
+        legal = torch.from_numpy(self.game.legal(states))
+        targets = PositionTargets(
+            torch.from_numpy(played.policy[kept]),
+            as_outcomes(torch.from_numpy(played.outcome[kept]), torch.from_numpy(value.astype(np.float32))),
+            torch.where(legal, MOVE_UNKNOWN, MOVE_FORBIDDEN).to(torch.int8),
+        )
+        none = torch.full((len(states),), -1)
+        return Positions(states, torch.from_numpy(self.game.inputs(states)), targets, none)
+
+
+def as_outcomes(outcome: Tensor, value: Tensor) -> Tensor:
+    """[P, 3] shares of loss, draw and win whose expectation is `value`: those that a draw leaves over are its own."""
+    draws = torch.where(outcome == 0, 1 - value.abs(), torch.zeros_like(value))
+    win = (1 - draws + value) / 2
+    return torch.stack([1 - draws - win, draws, win], 1).clamp(0, 1)
+
+
+def manifest(directory: Path) -> dict[str, Any]:
+    """What a published generation says of itself. Raises ValueError."""
+    try:
+        found: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+        return found
+    except (OSError, ValueError):
+        raise ValueError(f"dataset.directories: {directory} is no generation of games (it has no {MANIFEST})") from None
+
+
+def write_shard(path: Path, played: Played) -> None:
+    from safetensors.numpy import save_file
+
+    columns = {f.name: getattr(played, f.name) for f in fields(Played)}
+    save_file({**columns, "states": np.ascontiguousarray(played.states).view(np.int64)}, path)
+
+
+def read_shard(path: Path) -> Played:
+    from safetensors.numpy import load_file
+
+    columns = load_file(path)
+    return Played(**{**columns, "states": columns["states"].view(np.uint64)})
+
+
+def read_shards(directory: Path) -> Played:
+    shards = [read_shard(path) for path in sorted(directory.glob("games-*.safetensors"))]
+    return Played(*(np.concatenate([getattr(s, f.name) for s in shards]) for f in fields(Played)))
