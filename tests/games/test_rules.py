@@ -1,4 +1,4 @@
-"""Rules against open_spiel's, move for move; boards that its Othello does not have against a slow reading of the rules."""
+"""Rules against open_spiel's, move for move; boards that it does not have against a slow reading of the rules."""
 
 from __future__ import annotations
 
@@ -185,4 +185,7 @@ def test_moves_are_refused_by_number_and_name() -> None:
     with pytest.raises(ValueError, match="move 7: 0 is not legal"):
         GAMES["connect4"].after([0] * 7)
     assert GAMES["othello6"].action_name(36) == "pass" and GAMES["othello6"].action_name(7) == "b2"
-    assert GAMES["connect4"].picture(GAMES["connect4"].after([3, 3])).splitlines()[-2:] == [". . . x . . .", "1 2 3 4 5 6 7"]
+    assert GAMES["connect4"].picture(GAMES["connect4"].after([3, 3])).splitlines()[-2:] == [
+        ". . . x . . .",
+        "1 2 3 4 5 6 7",
+    ]

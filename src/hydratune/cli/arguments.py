@@ -34,6 +34,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             refuse_name(typed)
     if world_size() > 1 and (stage := stage_of(arguments)) in USING:
         raise ValueError(f"stage={stage}: is one process's work; without torchrun it runs")
+    if not multirun:  # there it is a sweep over them
+        arguments = [re.sub(r"^(search\.simulations=)(\d+(?:,\d+)+)$", r"\1[\2]", a) for a in arguments]
     arguments = with_stored(arguments)
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):

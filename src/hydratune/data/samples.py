@@ -12,7 +12,6 @@ from hydratune.data.inputs import Inputs
 from hydratune.data.text.inputs import text_inputs
 from hydratune.data.text.text_dataset import TextDataset
 
-
 KINDS = (
     (ImageDataset, ImageSpec, "images"), (TextDataset, TextSpec, "texts"), (BoardDataset, BoardSpec, "positions"),
 )  # fmt: skip

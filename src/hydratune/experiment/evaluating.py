@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydratune.config.job import Job
+from hydratune.core.markdown import markdown_table
 from hydratune.core.types import Batch, Metrics
 from hydratune.data.stream import Stream
 from hydratune.distributed import signals
 from hydratune.engine.evaluate import evaluate
-from hydratune.experiment import report
+from hydratune.experiment import report, searching
 from hydratune.experiment.finish import Result
 from hydratune.experiment.other_data import as_asked, like
 from hydratune.experiment.trained import Trained, trained
 from hydratune.experiment.usage import opened, show_used
+from hydratune.record.run import Run
 from hydratune.record.screen import LiveLine, Screen
 
 
@@ -50,6 +52,8 @@ def evaluate_job(job: Job, screen: Screen) -> Result:
                 line.milestone(seen, {f"{part.name} {used.task.monitor}": f"{values[used.task.monitor]:.4f}"})
                 run.board.scalars({f"{part.name}/{k}": v for k, v in values.items()}, used.step)
                 run.show({f"{part.name}/{tag}": what for tag, what in found.show(stream).items()}, used.step)
+        for part in parts if used.task.kind == searching.KIND else ():
+            metrics |= _searched(used, part, run, screen)
         ended = {"status": "complete", "ended": report.now(), "metrics": metrics, "seconds": run.seconds}
         run.update(**ended, monitor=used.task.monitor)
         _show_metrics(screen, metrics, [part.name for part in parts], used.task.monitor)
@@ -84,6 +88,20 @@ def _evaluated(used: Trained, part: Part, line: LiveLine, before: int) -> tuple[
     stream = used.maker.stream(part.split, used.body, used.batches, used.place)
     counted = _Counted(stream, line, before)
     return evaluate(used.network, used.task, counted, used.spec, used.runtime), stream  # type: ignore[arg-type]
+
+
+def _searched(used: Trained, part: Part, run: Run, screen: Screen) -> dict[str, float]:
+    """Wrong moves with a search, shown by kind of position."""
+    with signals.held():
+        found = searching.searched(used, part.split, screen, part.name)
+    if found is None:
+        return {}
+    columns, rows = searching.table(found)
+    screen.table(f"wrong moves, {part.name}", columns, rows)
+    run.table(f"wrong_moves_{part.name}", markdown_table(columns, rows))
+    values = {f"wrong_moves_{n}": found.mean(n) for n in found.wrong}
+    run.board.scalars({f"{part.name}/{k}": v for k, v in values.items()}, used.step)
+    return {f"{part.name}_{k}": v for k, v in values.items()}
 
 
 class _Counted:

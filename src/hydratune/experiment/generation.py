@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, Any
@@ -24,7 +24,7 @@ from hydratune.config.instantiate import build
 from hydratune.config.job import Job
 from hydratune.core.seeding import derive_seed
 from hydratune.core.version import __version__
-from hydratune.data.boards.generations import MANIFEST, SHARD, Generations, manifest, read_shard, write_shard
+from hydratune.data.boards.generations import MANIFEST, SHARD, Generations, read_shard, write_shard
 from hydratune.distributed import signals
 from hydratune.distributed.runtime import Precision, Runtime, bf16_units
 from hydratune.engine.state import digest
@@ -250,7 +250,10 @@ def _publish(partial: Path, final: Path, content: Mapping[str, Any], seconds: fl
     statistics = statistics_of(shards, seconds)
     files = {path.name: checkpoint.sha256(path) for path in shards}
     game = str(content["game"]["_target_"]).rpartition(".")[2].lower()
-    write_json(partial / MANIFEST, {**content, "rules": content["game"], "game": game, "statistics": statistics, "files": files})
+    write_json(
+        partial / MANIFEST,
+        {**content, "rules": content["game"], "game": game, "statistics": statistics, "files": files},
+    )
     checkpoint.fsync(partial / MANIFEST)
     os.rename(partial, final)
     checkpoint.fsync(final.parent)

@@ -14,7 +14,10 @@ from hydratune.config.job import Job
 from hydratune.core.batching import selected
 from hydratune.data.stream import Batches
 from hydratune.experiment.module import Whole
+from hydratune.experiment.searching import ROWS, game_of, player
 from hydratune.experiment.trained import Trained, trained
+from hydratune.games.game import Game
+from hydratune.games.players import Searcher
 from hydratune.record.run_record import RunRecord
 
 
@@ -70,6 +73,15 @@ class LoadedRun:
         if isinstance(given, str | Path):
             raise ValueError("predict: takes a list of inputs, also of one")
         return self._used.answered(list(given))
+
+    @property
+    def game(self) -> Game:
+        """Raises ValueError for a network that plays none."""
+        return game_of(self._used).game
+
+    def player(self, name: str, simulations: int, rows: int = ROWS) -> Searcher:
+        """For matches: the network with its search, or, with 0 simulations, alone. rows: positions in lockstep."""
+        return player(self._used, name, simulations, rows)
 
 
 def loaded(job: Job) -> LoadedRun:

@@ -1,4 +1,4 @@
-"""A process that plays shards of games: the task is its first line of input, each further one a shard. See `generation`."""
+"""A process that plays shards of games: its first line of input is the task, each further one a shard."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from hydratune.core.task import Monitor, Task
 
 
 def monitor_of(asked: str | None, task: Task) -> Monitor:
-    """asked: evals.NAME.METRIC; None: validation, by the task's own; latest: none selects. Raises ValueError for a metric it has not."""
+    """asked: evals.NAME.METRIC; None: validation, by the task's own; latest: none selects.
+
+    Raises ValueError for a metric that the task has not.
+    """
     if asked in (None, LATEST):
         return Monitor(task.monitor, latest=asked == LATEST)
     _, split, metric = asked.split(".")

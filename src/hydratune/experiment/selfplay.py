@@ -1,8 +1,8 @@
 """stage=selfplay: a generation of games with the weights so far, steps on the newest generations, and so on.
 
-All of it is one run: the steps of generation g are [(g - 1) * steps, g * steps), and the optimizer goes on through all of
-them. A generation is f(weights, seed, its number), and the weights follow from the generations before, so that a run that
-was killed anywhere goes on as if it had not been.
+All of it is one run: the steps of generation g are [(g - 1) * steps, g * steps), and the optimizer goes on through all
+of them. A generation is f(weights, seed, its number), and the weights follow from the generations before, so that a run
+that was killed anywhere goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
         return
     if jobs[0].config.dry_run or launched():
         why = "dry_run=true" if jobs[0].config.dry_run else "torchrun"
-        raise ValueError(f"{why}: stage=selfplay plays before it trains, by itself in several processes; without it runs")
+        raise ValueError(
+            f"{why}: stage=selfplay plays before it trains, by itself in several processes; without it runs"
+        )
     first = [job for job in jobs if not made_for(job)]
     if first:
         remembered = [str(_first_generation(first[0], screen))]
@@ -105,8 +107,14 @@ def _onward(job: Job, screen: Screen) -> Outcome:
             if len(known) < at.generation:
                 known = [*known, str(_next_generation(job, at, screen))]
                 write_json(job.directory / MADE, known)
-            ((_, outcome),) = _trained([replace(job, config=job.with_config(resume="auto").config)], at.generation, screen, lambda _: screen)
-            if isinstance(outcome, Exception) or at.generation >= config.generations or _target(job) <= at.generation / config.generations:
+            ((_, outcome),) = _trained(
+                [replace(job, config=job.with_config(resume="auto").config)], at.generation, screen, lambda _: screen
+            )
+            if (
+                isinstance(outcome, Exception)
+                or at.generation >= config.generations
+                or _target(job) <= at.generation / config.generations
+            ):
                 return outcome
     except Exception as error:
         return error

@@ -92,16 +92,19 @@ class Game(ABC):
         """Those under which the rules stay the same, but for the identity."""
         return ()
 
+    def heuristic(self, states: States) -> NDArray[np.float32]:
+        """[B] what a position seems to be worth to a player who looks no further, within -1 and 1."""
+        return np.zeros(len(states), np.float32)
+
     @abstractmethod
     def action_name(self, action: int) -> str:
         """As players call it, and type it."""
 
     def picture(self, state: States, own: str = "x", other: str = "o") -> str:
         """The board [words] as text, the first row at the top."""
-        _, height, width = self.planes
         mine, theirs = self.inputs(state[None])[0, :2]
-        rows = [[own if m else other if t else "." for m, t in zip(*pair, strict=True)] for pair in zip(mine, theirs, strict=True)]
-        return "\n".join(" ".join(row) for row in rows)
+        signs = np.where(mine == 1, own, np.where(theirs == 1, other, "."))
+        return "\n".join(" ".join(row) for row in signs)
 
     def after(self, moves: Sequence[int]) -> States:
         """[words] after these moves from the start. Raises ValueError for one that is not legal."""

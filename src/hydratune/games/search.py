@@ -104,7 +104,7 @@ class Gumbel(Search):
 
 
 class Puct(Search):
-    """What AlphaZero does: q + c * prior * sqrt(visits) / (1 + visits of the move) at every node (Silver et al. 2018)."""
+    """As AlphaZero: q + c * prior * sqrt(visits) / (1 + visits of the move) at every node (Silver et al. 2018)."""
 
     def __init__(self, simulations: int | list[int] = 64, c: float = 1.5, noise: float = 0.25) -> None:
         """c: weight of the prior. noise: share of the softmax of the noise in the prior at the root."""
@@ -186,5 +186,7 @@ def checked_simulations(simulations: int | list[int]) -> int:
 
 def the_only(simulations: int) -> int:
     if not isinstance(simulations, int) or simulations < 1:
-        raise ValueError(f"search.simulations={simulations}: one whole number, at least 1; stage=evaluate takes several")
+        raise ValueError(
+            f"search.simulations={simulations}: one whole number, at least 1; stage=evaluate takes several"
+        )
     return simulations

@@ -45,8 +45,8 @@ Scores = Callable[[Nodes], NDArray[np.float32]]  # [A, P] of what to do within t
 class Tree:
     """G trees of at most `size` nodes after the root. scores: which move a node within the tree makes next.
 
-    Positions in which the game has ended have the value that the rules give them, and what follows from these by minimax
-    is proven: such nodes are exact, and are not searched any more (MCTS-Solver, Winands et al. 2008).
+    Positions in which the game has ended have the value that the rules give them, and what follows from these by
+    minimax is proven: such nodes are exact, and are not searched any more (MCTS-Solver, Winands et al. 2008).
 
     Node n of game g has row g * (size + 1) + n of every table.
     """

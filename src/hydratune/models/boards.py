@@ -27,8 +27,8 @@ class BoardBlock(nn.Module):
 def board_resnet(
     blocks: int = 5, width: int = 32, norm_groups: int = 4, *, input_shape: tuple[int, int, int]
 ) -> Backbone:
-    """A stem and residual blocks at the board's own size, each a layer group; [B, width, H, W] comes out, not pooled, as
-    a move has a place. As AlphaZero's (Silver et al. 2018), with GroupNorm in place of BatchNorm.
+    """A stem and residual blocks at the board's own size, each a layer group; [B, width, H, W] comes out, not pooled,
+    as a move has a place. As AlphaZero's (Silver et al. 2018), with GroupNorm in place of BatchNorm.
     """
     if blocks < 1:
         raise ValueError(f"model.blocks={blocks}: at least 1")

@@ -42,7 +42,9 @@ def drawn(
         if len(shares) == width:
             for column, share in enumerate(shares):
                 x = left + column * CELL
-                pen.rectangle((x + 4, below + BARS - 14 - share * (BARS - 16), x + CELL - 5, below + BARS - 14), fill="#2c3e50")
+                pen.rectangle(
+                    (x + 4, below + BARS - 14 - share * (BARS - 16), x + CELL - 5, below + BARS - 14), fill="#2c3e50"
+                )
                 pen.text((x + 3, below + BARS - 12), f"{share:.0%}", fill="black", font_size=9)
         else:
             best = sorted(range(len(shares)), key=lambda a: -shares[a])[:4]

@@ -164,7 +164,7 @@ class PolicyValueMetrics:
     def warnings(self) -> list[str]:
         assert self._values is not None
         if self.task.monitor == "move_accuracy" and not bool(self._values[:, 0].any()):
-            return ["no position is solved, so that move_accuracy is 0; dataset.task.monitor=negative_loss selects by the loss"]
+            return ["no position is solved, so that move_accuracy is 0; dataset.task.monitor=negative_loss can select"]
         return []
 
     def show(self, stream: BoardStream) -> dict[str, Summary]:

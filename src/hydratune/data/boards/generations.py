@@ -94,7 +94,9 @@ class Generations(BoardDataset):
             raise ValueError(f"dataset.directories: {directory} holds games of {made['game']}, not of {self.game.name}")
         played = read_shards(directory)
         seed = made["seed"]
-        held_out = np.array([derive_seed(seed, "val", n) % 10_000 < 10_000 * self.val_share for n in range(made["games"])])
+        held_out = np.array(
+            [derive_seed(seed, "val", n) % 10_000 < 10_000 * self.val_share for n in range(made["games"])]
+        )
         kept = held_out[played.game] == (name == "val")
         if name == "train" and self.per_game is not None:
             draw = np.random.Generator(np.random.Philox(key=derive_seed(seed, "per_game"))).random(len(kept))

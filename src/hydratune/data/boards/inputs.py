@@ -29,8 +29,8 @@ class BoardInputs(BoardDataset):
         own = self.spec()
         if (own.game, own.input_shape) != (spec.game, spec.input_shape):
             raise ValueError(
-                f"dataset.game: {own.game} with planes of {own.input_shape}, and the network was trained on {spec.game} "
-                f"with {spec.input_shape}"
+                f"dataset.game: {own.game} with planes of {own.input_shape}, and the network was trained on "
+                f"{spec.game} with {spec.input_shape}"
             )
 
     def split(self, name: str) -> Positions:

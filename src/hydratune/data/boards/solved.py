@@ -65,8 +65,12 @@ class SolvedPositions(BoardDataset):
         return SPLITS
 
     def evaluated_parts(self) -> dict[str, Positions]:
-        states, scores, _ = self._all()
-        return {"all": self._positions(states, scores)}
+        """The splits that there are: of another file, too, those of val and test are none that this one trains with."""
+        _, _, place = self._all()
+        edges = {"test": (0.0, self.test_share), "val": (self.test_share, self.test_share + self.val_share)}
+        edges["train"] = (self.test_share + self.val_share, 1.0)
+        names = [n for n in SPLITS if ((place >= edges[n][0]) & (place < edges[n][1])).any()]
+        return {name: self.split(name) for name in names}
 
     def _check(self) -> None:
         if not self.path.is_file():
@@ -85,7 +89,7 @@ class SolvedPositions(BoardDataset):
             wrong = np.flatnonzero((legal == np.isnan(scores)).any(1) | ~np.isnan(self.game.result(states)))
             if len(wrong):
                 raise ValueError(
-                    f"dataset.path={self.path}: line {wrong[0] + 1} has not a score for each legal move, and for no other"
+                    f"dataset.path={self.path}: line {wrong[0] + 1} has not a score for each legal move and no other"
                 )
             self._known = states, scores, hashed_place(self.game.canonical(states))
         return self._known
