@@ -109,6 +109,6 @@ def play_match(
             alive = np.setdiff1d(alive, own[over])
             if seen is not None:
                 seen(len(pairs) - len(alive), len(pairs))
-    counts = [int((points == value).sum()) for value in (1, 0.5, 0)]
+    wins, draws, losses = (int((points == value).sum()) for value in (1, 0.5, 0))
     distinct = len({tuple(moves) for moves in pairs})
-    return MatchResult(begins, points.reshape(-1, 2).sum(1), *counts, distinct, pairs)
+    return MatchResult(begins, points.reshape(-1, 2).sum(1), wins, draws, losses, distinct, pairs)

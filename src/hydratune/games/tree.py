@@ -86,9 +86,9 @@ class Tree:
         self.root = self._judged(np.concatenate([rows, new])).first(len(self.games))
 
     def _judged(self, rows: NDArray[np.int64]) -> Nodes:
-        """These nodes, each of them knowing now what to do next."""
+        """These nodes, each of them knowing now what to do next: no move of which a loss is proven."""
         nodes = self._nodes(rows)
-        self.next[rows] = self.scores(nodes).argmax(0)
+        self.next[rows] = np.where(nodes.exact == -1, FORBIDDEN, self.scores(nodes)).argmax(0)
         return nodes
 
     def _nodes(self, rows: NDArray[np.int64]) -> Nodes:
