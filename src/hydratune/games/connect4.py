@@ -76,7 +76,7 @@ class Connect4(Game):
             taken = own | other
             words += [completing(own, taken), completing(other, taken), (taken + BOTTOM) & BOARD]
         planes = bits(np.stack(words, 1).reshape(-1), CELLS)
-        return planes.reshape(-1, *self.planes)
+        return planes.reshape(len(states), *self.planes)
 
     def stones(self, states: States) -> NDArray[np.int64]:
         return bits(states[:, 0] | states[:, 1], CELLS).sum(1, dtype=np.int64)

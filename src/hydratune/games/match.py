@@ -69,10 +69,10 @@ def openings(game: Game, plies: int, most: int | None = None, seed: int = 0) -> 
         states, paths = game.play(states[rows], moves), np.concatenate([paths[rows], moves[:, None]], 1)
         on = np.isnan(game.result(states))
         states, paths = states[on], paths[on]
+        if not len(paths):
+            raise ValueError(f"--openings {plies}: no game of {game.name} goes on for so long")
         _, once = np.unique(game.canonical(states), axis=0, return_index=True)
         states, paths = states[np.sort(once)], paths[np.sort(once)]
-    if not len(paths):
-        raise ValueError(f"--openings {plies}: no game of {game.name} goes on for so long")
     if most is not None and most < len(paths):
         draw = np.random.default_rng(derive_seed(seed, "openings"))
         paths = paths[np.sort(draw.permutation(len(paths))[:most])]

@@ -66,7 +66,7 @@ class Othello(Game):
 
     def inputs(self, states: States) -> NDArray[np.uint8]:
         words = np.concatenate([states, self._moves(states[:, 0], states[:, 1])[:, None]], 1)
-        return bits(words.reshape(-1), self._cells).reshape(-1, *self.planes)
+        return bits(words.reshape(-1), self._cells).reshape(len(states), *self.planes)
 
     def stones(self, states: States) -> NDArray[np.int64]:
         return bits(states[:, 0] | states[:, 1], self._cells).sum(1, dtype=np.int64)

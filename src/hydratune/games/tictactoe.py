@@ -34,7 +34,7 @@ class TicTacToe(Game):
         return result
 
     def inputs(self, states: States) -> NDArray[np.uint8]:
-        return bits(states.reshape(-1), CELLS).reshape(-1, *self.planes)
+        return bits(states.reshape(-1), CELLS).reshape(len(states), *self.planes)
 
     def stones(self, states: States) -> NDArray[np.int64]:
         return self.inputs(states).sum((1, 2, 3), dtype=np.int64)
