@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.games.reference import Reference, fake_network
 
 from hydratune.games.connect4 import Connect4
 from hydratune.games.game import Game
@@ -11,7 +12,6 @@ from hydratune.games.othello import Othello
 from hydratune.games.search import Gumbel, Puct, Search, mixed_value, schedule
 from hydratune.games.tictactoe import TicTacToe
 from hydratune.games.tree import FORBIDDEN, Nodes
-from tests.games.reference import Reference, fake_network
 
 C4 = Connect4()
 SEARCHES = [Gumbel(32), Puct(32)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.games.reference import fake_network
 
 from hydratune.core.types import MOVE_FORBIDDEN, MOVE_UNKNOWN, Batch, PositionTargets
 from hydratune.data.boards.generations import Generations, as_outcomes, write_shard
@@ -21,7 +22,6 @@ from hydratune.games.search import Gumbel
 from hydratune.games.selfplay import Played, Rules, play
 from hydratune.games.tictactoe import TicTacToe
 from hydratune.tasks.policy_value import PolicyValue
-from tests.games.reference import fake_network
 
 C4, TTT = Connect4(), TicTacToe()
 CPU = torch.device("cpu")
@@ -100,7 +100,9 @@ def test_playing_changes_nothing_of_the_network() -> None:
 
 class Tiny(Generations):
     def __init__(self, game: object, **settings: object) -> None:
-        super().__init__(PolicyValue(monitor="negative_loss"), game, **{"games": 20, "rows": 8, "shard": 10, **settings})
+        super().__init__(
+            PolicyValue(monitor="negative_loss"), game, **{"games": 20, "rows": 8, "shard": 10, **settings}
+        )
 
 
 def generation(home: Path, game: object, number: int = 1, games: int = 20, seed: int = 0) -> Path:

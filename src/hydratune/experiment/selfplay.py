@@ -129,7 +129,7 @@ def _trained(
     by_directory = {job.directory: job for job in jobs}
     share = generation / jobs[0].config.generations
     own = [replace(_with(job, made_for(job)[:generation]), halt=_halt(job, share)) for job in jobs]
-    for job, outcome in run.run_jobs(own, screen, screen_for):
+    for job, outcome in run.run_jobs(own, screen, lambda job: screen_for(by_directory[job.directory])):
         yield by_directory[job.directory], outcome
 
 

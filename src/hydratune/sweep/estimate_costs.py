@@ -10,8 +10,10 @@ from hydratune.config.job import Job
 from hydratune.core.types import Phase
 from hydratune.experiment.job_group import Meters, gather, meter
 from hydratune.experiment.prepare import PreparedJob
+from hydratune.experiment.selfplay import learning
 from hydratune.freeze.cost import PhaseCost
 from hydratune.freeze.phases import last_thaw
+from hydratune.record.screen import Screen
 
 
 def estimate_costs(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
@@ -20,6 +22,12 @@ def estimate_costs(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
     A clock says how long it will take; what is decided by it would be decided otherwise the next time, so plans are
     made of operations. One that cannot run has `error` alone.
     """
+    asked = {learning(job, Screen(quiet=True)): job for job in jobs}
+    found = _estimated(list(asked))
+    return {asked[job]: cost for job, cost in found.items()}
+
+
+def _estimated(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
     group, network, ready, failed = gather(jobs)
     result: dict[Job, dict[str, Any]] = {job: {"error": str(error)} for job, error in failed}
     if not ready:
@@ -45,7 +53,7 @@ def estimate_costs(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
 
 def autotuned(job: Job) -> str:
     """The precision and layout that the job would choose by itself."""
-    group, _, ready, failed = gather([job])
+    group, _, ready, failed = gather([learning(job, Screen(quiet=True))])
     if failed:
         raise failed[0][1]
     return str(group.numerics(ready[0], ready[0].network)[0].precision)
