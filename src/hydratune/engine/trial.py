@@ -33,8 +33,10 @@ from hydratune.engine.state import (
     peak_memory_mb,
     set_modes,
 )
+from hydratune.engine.tail import Tail
 from hydratune.freeze import patience
 from hydratune.freeze.phases import last_thaw
+from hydratune.freeze.recompute import recomputed
 from hydratune.models.network import Network
 from hydratune.optim.optimizers import rates_now
 from hydratune.record import checkpoint
@@ -91,8 +93,9 @@ class Trial:
         set_modes(self.network, phase)
         self.backward.enter([m for g in self.network.groups for m in g.module.modules()])
         self._fingerprint = digest(frozen_tensors(self.network, phase))
+        tail = Tail(self.network, recomputed(self.network.groups, phase, self.settings.recompute)).forward
         # A graph compiled for another phase trains nothing that has thawed since.
-        self._tail = torch.compile(self._run_tail) if self.runtime.compile else self._run_tail
+        self._tail = torch.compile(tail) if self.runtime.compile else tail
 
     def leave(self) -> None:
         """The proof: what was frozen in this phase is bit for bit what it was."""
@@ -192,9 +195,6 @@ class Trial:
                 with torch.no_grad():
                     features = self.network.forward(features, first, self.phase.cut)
             return self._tail(features, max(first, self.phase.cut))
-
-    def _run_tail(self, features: Features, first: int) -> Features:
-        return self.network.forward(features, first)
 
     def _skip(self, step: int, loss: float, batch: Batch) -> None:
         """No update: it stops here, or the step counts neither for the schedule nor for averages."""

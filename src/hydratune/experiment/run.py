@@ -204,6 +204,8 @@ class Round:
             report.show_phases(
                 screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how, prepared.gradient_norms
             )
+            if trial.settings.recompute:
+                report.show_recomputed(screen, run, prepared.network.groups, prepared.phases)
             for sentence in sentences(trial.planned, trial.state.history, trial.plan.monitor.metric):
                 run.add("freeze", sentence, prepared.first_step)
             if prepared.snapshot is None:
@@ -223,6 +225,8 @@ class Round:
         screen.line(f"dry run of {job.config.stage}  {report.label(job)}: {steps} steps, nothing is trained or written")
         runtime = self.group.runtime
         report.show_phases(screen, None, prepared.network, prepared.phases, costs, runtime, self.start.how)
+        if prepared.training.settings.recompute:
+            report.show_recomputed(screen, None, prepared.network.groups, prepared.phases)
         return Result(job.directory, math.nan, prepared.known)
 
     def _outcome(
