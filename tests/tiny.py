@@ -15,9 +15,10 @@ from hydratune.data.images.image_stream import ImageStream, MemorySplit
 from hydratune.data.stream import Batches, Placement, Stream
 from hydratune.distributed.runtime import Runtime
 from hydratune.engine.loop import train
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.stretch import Streams
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network, build_network
 from hydratune.optim.optimizers import SGD, OptimizerConfig

@@ -44,9 +44,10 @@ from hydratune.data.images.image_stream import ImageStream, MemorySplit
 from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.autotune import cost_meter
 from hydratune.engine.loop import train
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.stretch import Streams
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.strategies import HeadOnly, LastGroups, NoFreeze
 from hydratune.models.network import Network, build_network

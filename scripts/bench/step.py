@@ -31,9 +31,10 @@ from hydratune.core.task import Monitor
 from hydratune.core.types import Batch, FreezeStrategy, ImageSpec
 from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.loop import train
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.stretch import Streams
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import Network, build_network
 from hydratune.models.vision.simple_cnn import simple_cnn
@@ -112,8 +113,9 @@ def raw(network: Network, data: Batches, steps: int) -> Callable[[], float]:
 
 
 def ours(
-    network: Network, data: Batches, steps: int, strategy: FreezeStrategy | None = None, clip: float | None = 1.0
-) -> Callable[[], float]:
+    network: Network, data: Batches, steps: int, strategy: FreezeStrategy | None = None, clip: float | None = 1.0,
+    recompute: bool = False,
+) -> Callable[[], float]:  # fmt: skip
     class NoEvaluation(Trial):
         def log(self, step: int, speed: float, unit: str) -> dict[str, str]:
             nonlocal seconds
@@ -129,9 +131,8 @@ def ours(
         count += 1
         phases = (strategy or NoFreeze()).phases(network.groups, steps)
         with Run(Path(home.name) / str(count)) as record:
-            plan = TrainingPlan(
-                phases, SGD(0.01, momentum=0.9), Constant(), Settings(clip=clip), 0, Monitor("accuracy")
-            )
+            settings = Settings(clip=clip, recompute=recompute)
+            plan = TrainingPlan(phases, SGD(0.01, momentum=0.9), Constant(), settings, 0, Monitor("accuracy"))
             trial = NoEvaluation(network, plan, Classification(), SPEC, Runtime(precision="fp32"), record)
             line = Silent()
             started = time.perf_counter()

@@ -40,9 +40,10 @@ from hydratune.data.text.text_stream import TextSplit, TextStream
 from hydratune.data.text.tokenizer import TokenizerRecipe
 from hydratune.distributed.runtime import Precision, Runtime, cpu_name
 from hydratune.engine.loop import train
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.stretch import Streams
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import build_network
 from hydratune.models.text.huggingface import huggingface

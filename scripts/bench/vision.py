@@ -42,9 +42,10 @@ from hydratune.data.images.detection import VocDetection
 from hydratune.data.stream import Batches, Placement, Rows
 from hydratune.distributed.runtime import Runtime, cpu_name
 from hydratune.engine.loop import train
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Cadence, Settings
 from hydratune.engine.stretch import Streams
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.engine.trunk import Caches
 from hydratune.freeze.strategies import HeadOnly, NoFreeze
 from hydratune.models.network import Network, build_network

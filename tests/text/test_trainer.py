@@ -12,8 +12,9 @@ import torch
 from hydratune.core.task import Monitor
 from hydratune.core.types import Batch, Padded
 from hydratune.distributed.runtime import Runtime
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.settings import Settings
-from hydratune.engine.trial import TrainingPlan, Trial
+from hydratune.engine.trial import Trial
 from hydratune.freeze.strategies import NoFreeze
 from hydratune.models.network import build_network
 from hydratune.optim.optimizers import AdamW

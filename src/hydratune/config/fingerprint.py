@@ -15,7 +15,7 @@ from hydratune.core.version import __version__
 # Where things lie and how they are read changes no weight.
 PLACES = {
     "root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache",
-    "duplicates",
+    "duplicates", "recompute",
 }  # fmt: skip
 
 # Keys that came later, with what it meant that they were not there: as such they change no weight.

@@ -44,6 +44,11 @@ def validate(job: Job) -> None:
     if not Path(path).expanduser().exists() and not found(path).exists():
         raise ValueError(f"init_from={origin}: no such run directory, checkpoint or file of tensors")
     instantiate.build(config.engine, "engine", job.trust)  # light: its values are looked at before torch is loaded
+    for where, node in (("", config.engine), ("pretrain.", config.pretrain.engine)):
+        if node.get("recompute") and config.runtime["compile"]:
+            raise ValueError(
+                f"{where}engine.recompute=true: with runtime.compile=true the compiler decides what is kept"
+            )
     for key, options in OF_EVERY_STRATEGY.items():
         if (value := config.freeze.get(key)) not in (None, *options):
             raise ValueError(f"freeze.{key}={value}: {instantiate.nearest(str(value), options)}")

@@ -153,6 +153,7 @@ class Phase:
     lr: float | None = None  # in place of the optimizer's own rate, where the phase has one
     norm: str = "frozen"  # BatchNorm of frozen groups: frozen, statistics (they move) or affine (its parameters too)
     lr_ratios: Mapping[str, float] = field(default_factory=dict, hash=False)  # parameter -> factor on its own rate
+    patience: int | None = None  # evaluations without a better monitor that end it before its last step
 
 
 @dataclass(frozen=True)

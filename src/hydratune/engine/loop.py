@@ -53,7 +53,7 @@ def advance(
             stretch.update(step, batch, features, waited)
             step += 1
             left = _milestones(stretch, step, ends, cadence, clock, streams)
-            if len(left) < len(trials):  # the list only shrinks
+            if len(left) < len(trials) or stretch.over(step):  # the list only shrinks
                 break
         for trial in trials:
             if trial not in left:
@@ -102,7 +102,7 @@ def _milestones(
     asked = evaluate_due(to_see, step, stretch.led, stretch.trunks, streams.evals) or asked
     for trial in running:
         done = step == ends[trial] or trial.state.stopped
-        if done or saves or asked or trial.state.best.get("step") == step:
+        if done or saves or asked or step in trial.bests(step):
             with trial.alone():
                 save(trial, step)
     if asked:

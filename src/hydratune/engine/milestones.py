@@ -71,8 +71,8 @@ def save(trial: Trial, step: int) -> None:
     snapshot = trial.snapshot(step)
     if trial.runtime.rank == 0:
         trial.run.save(step, snapshot)
-        best = trial.state.best.get("step", step)
-        checkpoint.prune(trial.run.checkpoints, {step, best}, trial.settings.keep)
+        oldest, *_ = checkpoint.steps(trial.run.checkpoints)[-trial.settings.keep :]
+        checkpoint.prune(trial.run.checkpoints, {step, *trial.bests(oldest)}, trial.settings.keep)
     trial.runtime.wait_for_all()
 
 

@@ -29,6 +29,7 @@ class Settings:
     log_every: int | None = None  # steps; null: 50, or fewer so that a short run has 50 points
     keep: int = 1  # checkpoints, the newest first; the best is kept besides
     on_nonfinite: str = "stop"  # or skip: a step whose loss or gradient is NaN or Inf is not made
+    recompute: bool = False  # keep no activations within groups without BatchNorm; backward computes them again
     skip_budget: int = 10  # such steps, before it stops all the same
 
     def __post_init__(self) -> None:

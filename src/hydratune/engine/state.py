@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from hydratune.core.layer_groups import parameter_names
 from hydratune.core.types import Phase
-from hydratune.distributed.process_group import like, local
+from hydratune.distributed.process_group import assign, like, local, whole
 from hydratune.freeze.phases import set_mode
 from hydratune.models.network import Network
+from hydratune.record.checkpoint import Snapshot
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,6 +54,36 @@ def load_optimizer_state(
                 value = value.contiguous(memory_format=layout(parameter))
                 value = like(parameter, value)
         optimizer.state[parameter][field] = value
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """All of a trial's state that is tensors. ema: averages; start: what optimizer.l2_sp pulls towards; by name."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    ema: Mapping[str, Tensor]
+    start: Mapping[str, Tensor]
+
+    def snapshot(self, state: Mapping[str, Any]) -> Snapshot:
+        """They themselves, whole where each rank has a share, and the rest of the state."""
+        moments, values = optimizer_state(self.optimizer)
+        parts = (self.network.state_dict(), moments, self.ema, self.start)
+        model, optimizer, averages, start = ({n: whole(t.detach()) for n, t in part.items()} for part in parts)
+        own = {"optimizer_values": values, "optimizer_tensors": sorted(moments)}
+        return Snapshot(model, optimizer, averages, {**state, **own}, start)
+
+    def take_up(self, snapshot: Snapshot) -> None:
+        """Be what it has. Raises ValueError where it does not fit."""
+        self.network.load(snapshot.model)
+        self.optimizer.state.clear()
+        parameters, values = self.network.parameters(), snapshot.state["optimizer_values"]
+        load_optimizer_state(self.optimizer, parameters, snapshot.optimizer, values)
+        if lacking := sorted(set(snapshot.state["optimizer_tensors"]) - snapshot.optimizer.keys()):
+            raise ValueError(f"checkpoint: the optimizer's {lacking[0]} is not there")
+        for own, theirs in ((self.ema, snapshot.ema), (self.start, snapshot.start)):
+            for name, tensor in theirs.items():
+                assign(own[name], tensor)
 
 
 def layout(tensor: Tensor) -> torch.memory_format:

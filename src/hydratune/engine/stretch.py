@@ -39,7 +39,7 @@ class Trunks:
         cuts = {t: t.untouched(step) if len(trials) > 1 else t.phase_at(step).cut for t in trials}
         # Averaged weights differ from a trunk's that has trained before.
         val_cuts = {t: min(c, t.untouched(step)) if t.settings.ema is not None else c for t, c in cuts.items()}
-        planned = {cuts[t] for t in trials if cuts[t] and caches is not None and t.phase_at(step) in caches.phases}
+        planned = {cuts[t] for t in trials if cuts[t] and caches is not None and t.planned_at(step) in caches.phases}
         trunks = []
         for where, stream in ((cuts, streams.train), (val_cuts, streams.val)):
             trunk = Trunk(carrier.network, sorted(set(where.values())), carrier.runtime, stream)
@@ -80,6 +80,10 @@ class Stretch:
             self.stack.step(step, features[cuts[self.stack.trials[0]]], batch)
         for trial in self.trials:
             trial.meters.data += waited
+
+    def over(self, step: int) -> bool:
+        """Whether a trial's phase has ended after `step` updates, as planned or by its patience."""
+        return any(trial.phase_at(step - 1).last_step == step for trial in self.trials)
 
     def catch_up(self, step: int) -> None:
         """The followers are what their leaders are after `step` updates."""

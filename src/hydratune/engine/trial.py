@@ -5,53 +5,42 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from hydratune.core.markdown import as_shown
 from hydratune.core.secrets import hidden_in
 from hydratune.core.seeding import derive_seed
-from hydratune.core.task import Monitor, Task
+from hydratune.core.task import Task
 from hydratune.core.types import Batch, Features, Phase, Spec
-from hydratune.distributed.process_group import assign, local, whole
+from hydratune.distributed.process_group import local, whole
 from hydratune.distributed.runtime import Runtime
 from hydratune.engine.backward import Backward
 from hydratune.engine.nonfinite import refusal, which
-from hydratune.engine.settings import Settings
+from hydratune.engine.plan import TrainingPlan
 from hydratune.engine.state import (
     Meters,
     Progress,
     Swapped,
+    Tensors,
     digest,
     frozen_tensors,
-    load_optimizer_state,
-    optimizer_state,
     peak_memory_mb,
     set_modes,
 )
+from hydratune.engine.tail import Tail
+from hydratune.freeze import patience
 from hydratune.freeze.phases import last_thaw
+from hydratune.freeze.recompute import recomputed
 from hydratune.models.network import Network
-from hydratune.optim.optimizers import OptimizerConfig, rates_now
-from hydratune.optim.schedules import Schedule
+from hydratune.optim.optimizers import rates_now
 from hydratune.record import checkpoint
 from hydratune.record.run import Run
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What a trial does to its network, at every step."""
-
-    phases: Sequence[Phase]
-    optimizer: OptimizerConfig
-    schedule: Schedule
-    settings: Settings
-    seed: int
-    monitor: Monitor
 
 
 class Trial:
@@ -61,10 +50,10 @@ class Trial:
         self, network: Network, plan: TrainingPlan, task: Task, spec: Spec, runtime: Runtime, run: Run
     ) -> None:
         self.network, self.plan, self.task, self.spec, self.runtime, self.run = network, plan, task, spec, runtime, run
-        self.phases, self.config, self.schedule = tuple(plan.phases), plan.optimizer, plan.schedule
+        self.planned = self.phases = tuple(plan.phases)
+        self.config, self.schedule = plan.optimizer, plan.schedule
         self.settings, self.seed, self.num_steps = plan.settings, plan.seed, plan.phases[-1].last_step
         self.fork = min(p.cut for p in self.phases)  # below it nothing is ever this trial's own
-        self._last_thaw = last_thaw(self.phases)
         self.parameters = network.parameters()
         self.optimizer = self.config.build(network.groups, self.parameters, self.phases)
         ever = frozenset().union(*(p.trainable for p in self.phases))
@@ -72,6 +61,7 @@ class Trial:
         self.ema = {n: p.detach().clone() for n, p in self._averaged.items()}
         pulled = ever.difference(network.head.names.values()) if self.config.l2_sp else frozenset()
         self.start = {n: p.detach().clone() for n, p in self.parameters.items() if n in pulled}
+        self._tensors = Tensors(network, self.optimizer, self.ema, self.start)
         self.state = Progress(parts=self.settings.accumulate)
         self.failed: Exception | None = None
         self.backward = Backward(task, runtime, self.state)
@@ -82,6 +72,10 @@ class Trial:
 
     def phase_at(self, step: int) -> Phase:
         return next(p for p in self.phases if p.first_step <= step < p.last_step)
+
+    def planned_at(self, step: int) -> Phase:
+        """The same as it was planned, whose steps may be others."""
+        return self.planned[self.phases.index(self.phase_at(step))]
 
     def untouched(self, step: int) -> int:
         """The first group that it has ever changed by `step`, or changes there; below it all is as it was loaded."""
@@ -99,8 +93,9 @@ class Trial:
         set_modes(self.network, phase)
         self.backward.enter([m for g in self.network.groups for m in g.module.modules()])
         self._fingerprint = digest(frozen_tensors(self.network, phase))
+        tail = Tail(self.network, recomputed(self.network.groups, phase, self.settings.recompute)).forward
         # A graph compiled for another phase trains nothing that has thawed since.
-        self._tail = torch.compile(self._run_tail) if self.runtime.compile else self._run_tail
+        self._tail = torch.compile(tail) if self.runtime.compile else tail
 
     def leave(self) -> None:
         """The proof: what was frozen in this phase is bit for bit what it was."""
@@ -115,7 +110,7 @@ class Trial:
             for name in phase.trainable ^ self.phase_at(phase.first_step - 1).trainable:
                 # of what freezes: it takes memory, and would point nowhere once that thaws
                 self.optimizer.state.pop(self.parameters[name], None)
-            if phase.first_step <= self._last_thaw:
+            if phase.first_step <= last_thaw(self.phases):
                 self.state.since_best = 0
         self._mark(phase.first_step + 1)
 
@@ -129,12 +124,25 @@ class Trial:
     def prepare(self, step: int) -> None:
         """Be in the phase of `step`."""
         phase = self.phase_at(step)
-        if self.phase is not phase:
+        if self.phase != phase:
             if self.phase is not None:
                 self.leave()
+            if step and step == phase.first_step:
+                self._back_to_best(self.phase_at(step - 1))
             self.enter(phase)
             if step == phase.first_step:
                 self._begin(phase)
+
+    def _back_to_best(self, ended: Phase) -> None:
+        """What patience has ended hands on its best weights, their averages and the state of their optimizer.
+
+        Also where a resumed run starts just there. What was frozen comes back as it was.
+        """
+        best = patience.best_of(ended, self.state.history)
+        if patience.ran_out(ended, self.state.history) is not None and best is not None:
+            self._tensors.take_up(checkpoint.load(checkpoint.path_of(self.run.checkpoints, best)))
+            if self.phase is not None:
+                self.leave()
 
     # ---- one step
 
@@ -188,9 +196,6 @@ class Trial:
                     features = self.network.forward(features, first, self.phase.cut)
             return self._tail(features, max(first, self.phase.cut))
 
-    def _run_tail(self, features: Features, first: int) -> Features:
-        return self.network.forward(features, first)
-
     def _skip(self, step: int, loss: float, batch: Batch) -> None:
         """No update: it stops here, or the step counts neither for the schedule nor for averages."""
         self.backward.put_back()
@@ -234,10 +239,21 @@ class Trial:
         self.run.board.scalars({f"val/{k}": v for k, v in values.items()}, step)
         for name, others in (beside or {}).items():
             self.run.board.scalars({f"{name}/{k}": v for k, v in others.items()}, step)
-        patience, last = self.settings.patience, step > self._last_thaw  # a probe's rest ends no fine-tuning
-        if patience is not None and last and state.since_best >= patience:
-            state.stopped = f"no better {monitor.metric} in {state.since_best} evaluations"
+        most, metric, last = self.settings.patience, monitor.metric, step > last_thaw(self.phases)
+        if most is not None and last and state.since_best >= most:  # a probe's rest ends no fine-tuning
+            state.stopped = f"no better {metric} in {state.since_best} evaluations"
+        elif patience.ran_out(self.phase_at(step - 1), state.history) is not None:
+            self.phases = patience.as_they_came(self.planned, state.history)
+            message = patience.sentences(self.planned, state.history, metric)[-1]
+            self.run.add("freeze", message, step)
+            if self.runtime.rank == 0:
+                print(as_shown(message))
         self.run.update(step=step, history=state.history)
+
+    def bests(self, since: int) -> set[int]:
+        """Steps of the checkpoints that are read again: the best one, and those that `patience.bests` has."""
+        own = {self.state.best["step"]} if self.state.best else set()
+        return own | patience.bests(self.phases, self.state.history, since)
 
     def averaged_weights(self) -> Swapped:
         return Swapped(self._averaged, self.ema)
@@ -249,27 +265,20 @@ class Trial:
         """
         values = {**self.meters.read(), f"speed/{unit}_per_second": speed}
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
-        values |= {f"lr/{name}": rate for name, rate in self.rates().items()}
-        self.run.board.scalars(values, step)
-        if self.phase is not None and step > self.phase.first_step + 1:  # which was told when the phase began
+        assert self.phase is not None
+        rates = rates_now(self.optimizer, self.network.groups, self.phase)  # of each layer group that trains
+        self.run.board.scalars(values | {f"lr/{name}": rate for name, rate in rates.items()}, step)
+        if step > self.phase.first_step + 1:  # which was told when the phase began
             self._mark(step)
         self.meters.reset()
         return {"loss": f"{values['train/loss']:.4f}", f"{unit}/s": f"{speed:,.0f}"}
-
-    def rates(self) -> dict[str, float]:
-        """The learning rate of every layer group that trains, as the optimizer has it now."""
-        assert self.phase is not None
-        return rates_now(self.optimizer, self.network.groups, self.phase)
 
     # ---- checkpoint
 
     def snapshot(self, step: int, **more: Any) -> checkpoint.Snapshot:
         """Everything that the next step depends on."""
-        tensors, values = optimizer_state(self.optimizer)
         state = {
             "step": step,
-            "optimizer_values": values,
-            "optimizer_tensors": sorted(tensors),
             "num_steps": self.num_steps,
             **self.state.state_dict(),
             "meters": self.meters.state_dict(),
@@ -279,22 +288,13 @@ class Trial:
             "threads": self.runtime.numerics.threads,
             **more,
         }
-        parts = (self.network.state_dict(), tensors, self.ema, self.start)
-        model, moments, averages, start = ({n: whole(t.detach()) for n, t in part.items()} for part in parts)
-        return checkpoint.Snapshot(model, moments, averages, state, start)
+        return self._tensors.snapshot(state)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
-        """Take up a snapshot; the step to go on with."""
-        self.network.load(snapshot.model)
-        values = snapshot.state["optimizer_values"]
-        load_optimizer_state(self.optimizer, self.parameters, snapshot.optimizer, values)
-        if lacking := sorted(set(snapshot.state["optimizer_tensors"]) - snapshot.optimizer.keys()):
-            raise ValueError(f"checkpoint: the optimizer's {lacking[0]} is not there")
-        for name, tensor in snapshot.ema.items():
-            assign(self.ema[name], tensor)
-        for name, tensor in snapshot.start.items():
-            assign(self.start[name], tensor)
+        """Go on from a snapshot; the step to go on with."""
+        self._tensors.take_up(snapshot)
         state = snapshot.state
         vars(self.state).update(Progress.read(state).state_dict())
+        self.phases = patience.as_they_came(self.planned, self.state.history)
         self.meters.restore(**state["meters"])
         return state["step"]

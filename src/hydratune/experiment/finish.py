@@ -84,7 +84,7 @@ def finish(
         metrics |= {f"{name}_{k}": v for k, v in values.items()}
     cut = trial.untouched(trial.num_steps - 1)
     trunk = Trunk(trial.network, [cut], runtime, val_stream)
-    if caches is not None and cut == trial.phases[-1].cut and trial.phases[-1] in caches.phases:
+    if caches is not None and cut == trial.phases[-1].cut and trial.planned[-1] in caches.phases:
         trunk = cached(trunk, [cut], caches.store, caches.val)
     (seen,) = evaluate_tails([trial.network], [cut], dataset.task, trunk, group.spec, runtime)
     seen.compute()

@@ -10,6 +10,7 @@ from typing import Any
 from hydratune.config.fingerprint import differences
 from hydratune.core.types import Phase
 from hydratune.experiment.prepare import PreparedJob, planned_phases
+from hydratune.freeze.patience import as_they_came
 
 LENGTH = ("epochs", "steps", "generations")
 
@@ -43,7 +44,9 @@ def _refuse_other_length(prepared: PreparedJob, changed: Sequence[str]) -> None:
     schedule = prepared.training.schedule
     rates = all(schedule.factor(step, before) == schedule.factor(step, last) for step in range(done))
     phases = planned_phases(prepared.training.freeze, prepared.network.groups, before, config.norm)
-    if rates and _until(phases, done) == _until(prepared.phases, done):
+    history = prepared.snapshot.state["history"] if prepared.snapshot is not None else []
+    then, now = (_until(as_they_came(plan, history), done) for plan in (phases, prepared.phases))
+    if rates and then == now:
         return
     group = "freeze" if rates else "schedule"
     more = f"epochs={config.epochs}" if config.steps is None else f"steps={config.steps}"

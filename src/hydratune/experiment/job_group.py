@@ -167,6 +167,8 @@ def gather(jobs: Sequence[Job]) -> tuple[JobGroup, Network, list[PreparedJob], l
             prepared = prepare_job(job, own, group.steps_per_epoch, len(group.train_split))
             if prepared.undecided and group.runtime.shares:
                 raise ValueError("freeze.first=auto: with runtime.strategy=fsdp no process has all gradients")
+            if prepared.training.settings.recompute and group.runtime.shares:
+                raise ValueError("engine.recompute=true: runtime.strategy=fsdp cannot yet; replicate can")
             ready.append(prepared)
         except Exception as error:
             failed.append((job, error))
@@ -221,7 +223,7 @@ def measured(
     if runtime.shares or (all(p.trainable == every for p in phases) and not job.config.dry_run):
         return None, []
     known = meter(prepared, group, train_stream, meters)
-    costs = [known.phase(p) for p in phases]
+    costs = [known.phase(p, prepared.training.settings.recompute) for p in phases]
     unfrozen = known.phase(Phase(0, 1, every, cut=0))
     # What the weights below the cut do not tell: the data, and the code that the model is
     data = {k: provenance[k] for k in ("dataset", "files", "model", "hydratune")} | {"form": train_stream.form}

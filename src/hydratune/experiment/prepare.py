@@ -23,7 +23,7 @@ from hydratune.core.types import Backbone, FreezeStrategy, LayerGroup, LoadRepor
 from hydratune.data.dataset import Dataset
 from hydratune.distributed.process_group import launched
 from hydratune.distributed.runtime import Numerics, Precision, Runtime
-from hydratune.engine.trial import TrainingPlan
+from hydratune.engine.plan import TrainingPlan
 from hydratune.experiment import report
 from hydratune.experiment.components import Training, body_of, training_of
 from hydratune.experiment.init_from import Origin

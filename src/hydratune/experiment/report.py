@@ -12,10 +12,11 @@ from hydratune.config.groups import LABELS, TRAINING
 from hydratune.config.job import Job
 from hydratune.core.markdown import fenced, in_markdown, markdown_table
 from hydratune.core.paths import shown_path
-from hydratune.core.types import LoadReport, Phase
+from hydratune.core.types import LayerGroup, LoadReport, Phase
 from hydratune.core.version import __version__
 from hydratune.data.stream import Stream
 from hydratune.distributed.runtime import Runtime
+from hydratune.freeze import recompute
 from hydratune.freeze import report as freeze_report
 from hydratune.models.network import Network
 from hydratune.record.run import Run
@@ -103,6 +104,16 @@ def show_phases(
     screen.line(f"computes in {runtime.chosen} on {runtime.torch_device}: {how}")
     if run is not None:
         run.table("freeze", text)
+
+
+def show_recomputed(screen: Screen, run: Run | None, groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> None:
+    """Of engine.recompute: what each phase computes again, and what it does not, and why."""
+    lines = [recompute.sentence(groups, phase) for phase in phases]
+    for number, line in enumerate(lines):
+        if number < MOST:
+            screen.line(line)
+        if run is not None:
+            run.add("freeze", line, phases[number].first_step)
 
 
 def _by_reason(skipped: tuple[str, str]) -> bool:

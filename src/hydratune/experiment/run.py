@@ -29,6 +29,7 @@ from hydratune.experiment.job_graph import JobGraph, Node
 from hydratune.experiment.job_group import JobGroup, Meters, decided, gather, measured
 from hydratune.experiment.prepare import PreparedJob, init_rules, load_origin
 from hydratune.experiment.pretraining import pretrained_run
+from hydratune.freeze.patience import sentences
 from hydratune.models.network import Network
 from hydratune.record.run import Run
 from hydratune.record.screen import Screen
@@ -208,6 +209,10 @@ class Round:
             report.show_phases(
                 screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how, prepared.gradient_norms
             )
+            if trial.settings.recompute:
+                report.show_recomputed(screen, run, prepared.network.groups, prepared.phases)
+            for sentence in sentences(trial.planned, trial.state.history, trial.plan.monitor.metric):
+                run.add("freeze", sentence, prepared.first_step)
             if prepared.snapshot is None:
                 run.show(group.dataset.show_batch(next(streams.train.batches(0, 1))), 0)
             if prepared.begins_generation:
@@ -227,6 +232,8 @@ class Round:
         screen.line(f"dry run of {job.config.stage}  {report.label(job)}: {steps} steps, nothing is trained or written")
         runtime = self.group.runtime
         report.show_phases(screen, None, prepared.network, prepared.phases, costs, runtime, self.start.how)
+        if prepared.training.settings.recompute:
+            report.show_recomputed(screen, None, prepared.network.groups, prepared.phases)
         return Result(job.directory, math.nan, prepared.known)
 
     def _outcome(

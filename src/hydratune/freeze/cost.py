@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hydratune.core.layer_groups import parameter_names
 from hydratune.core.types import Features, LayerGroup, Padded, Phase
 from hydratune.freeze.phases import set_mode
+from hydratune.freeze.recompute import recomputed
 
 REPEATS = 2
 UPDATE = 10.0  # operations that an optimizer's update of one element is counted as
@@ -71,16 +72,20 @@ class CostMeter:
                     module(tree_map(_one, self._features[-2]))
                 self.operations.append(float(counter.get_total_flops()))
 
-    def phase(self, phase: Phase) -> PhaseCost:
+    def phase(self, phase: Phase, recompute: bool = False) -> PhaseCost:
+        """recompute: as engine.recompute has it; of what is computed again, one group at a time is in memory."""
         forward: list[float] = []
-        seconds = saved = handed = 0.0
+        seconds = saved = handed = again = 0.0
+        twice = recomputed(self.groups, phase, recompute)
         for i, names in enumerate(self._owned):
             below = any(not phase.trainable.isdisjoint(n) for n in self._owned[:i])
             ahead, back = self._time(i, phase, below)
             forward.append(ahead)
-            seconds += ahead + back
+            seconds += ahead + back + (ahead if i in twice else 0.0)
             if below or not phase.trainable.isdisjoint(names):
                 inner, taken, given = self._saved_bytes(i, phase, below)
+                if i in twice:
+                    again, inner, taken = max(again, inner), 0.0, max(taken, self._input_bytes(i))
                 saved += inner + max(taken, handed)  # what one group gives and the next one takes is one tensor
                 handed = given
         trained = sum(p.numel() for p in self._parameters(phase))
@@ -89,18 +94,19 @@ class CostMeter:
         return PhaseCost(
             trunk / sum(forward),
             sum(self.operations[: phase.cut]) / max(sum(self.operations), 1),
-            saved + handed,
+            saved + handed + again,
             seconds * scale + trained * self.update,
             trunk * scale,
         )
 
-    def operations_of(self, phase: Phase) -> PhaseCost:
+    def operations_of(self, phase: Phase, recompute: bool = False) -> PhaseCost:
         """The same in multiplications and additions in place of seconds: nothing measured, the same every time."""
+        twice = recomputed(self.groups, phase, recompute)
         total = 0.0
         for i, names in enumerate(self._owned):
             trains, below = (not phase.trainable.isdisjoint(n) for n in (names, frozenset().union(*self._owned[:i])))
             # backward: a product for the weights' gradient, and one for the input's
-            total += self.operations[i] * (1 + trains + below)
+            total += self.operations[i] * (1 + trains + below + (i in twice))
         trunk = sum(self.operations[: phase.cut])
         elements = sum(p.numel() for p in self._parameters(phase))
         share = trunk / max(sum(self.operations), 1)
@@ -119,6 +125,10 @@ class CostMeter:
         if not all(isinstance(leaf, Tensor) for leaf in leaves):
             return None
         return sum(leaf[0].numel() * leaf.element_size() for leaf in leaves)
+
+    def _input_bytes(self, i: int) -> float:
+        """Of one sample."""
+        return sum(t.numel() * t.element_size() for t in _tensors(self._features[i])) / self.samples
 
     def _copy(self, i: int, phase: Phase | None) -> nn.Module:
         """The group's layers, in the phase's modes and with its gradients; nothing of the network itself moves."""

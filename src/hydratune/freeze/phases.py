@@ -52,11 +52,21 @@ def step_of(key: str, wanted: int | float, num_steps: int) -> int:
     return min(round(wanted * num_steps) if isinstance(wanted, float) else wanted, num_steps)
 
 
-def tiled(phases: Iterable[Phase]) -> list[Phase]:
-    """Without those that a short run leaves no step for; what is left covers the steps without gap or overlap."""
+def tiled(phases: Iterable[Phase], patience: int | None = None) -> list[Phase]:
+    """Without those that a short run leaves no step for; what is left covers the steps without gap or overlap.
+
+    patience: of all but the last.
+    """
     kept = [p for p in phases if p.first_step < p.last_step]
     assert kept and kept[0].first_step == 0 and all(a.last_step == b.first_step for a, b in pairwise(kept))
-    return kept
+    return [*(replace(p, patience=patience) for p in kept[:-1]), kept[-1]]
+
+
+def as_patience(patience: int | None) -> int | None:
+    """Raises ValueError for what is no number of evaluations."""
+    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        raise ValueError(f"freeze.patience={patience}: evaluations, at least 1, or null")
+    return patience
 
 
 def last_thaw(phases: Sequence[Phase]) -> int:
@@ -86,6 +96,8 @@ def checked(phases: Sequence[Phase], groups: Sequence[LayerGroup], num_steps: in
         first = next((i for i, names in enumerate(owned) if not p.trainable.isdisjoint(names)), None)
         if first is None or p.cut > first:
             raise ValueError(f"freeze: phase {p.name!r} has its cut at {p.cut}, above what it trains")
+        if as_patience(p.patience) is not None and p is phases[-1]:
+            raise ValueError(f"freeze: phase {p.name!r} has patience and is the last; engine.patience ends a run")
     return phases
 
 

@@ -37,7 +37,7 @@ def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[
         result.append(
             (
                 phase.name,
-                f"{phase.first_step}-{phase.last_step - 1}",
+                _steps(phase),
                 _runs(owners),
                 f"{trainable:,} of {total:,}",
                 _share(trainable / total),
@@ -47,6 +47,11 @@ def trains(groups: Sequence[LayerGroup], phases: Sequence[Phase]) -> list[tuple[
             )
         )
     return result
+
+
+def _steps(phase: Phase) -> str:
+    planned = f"{phase.first_step}-{phase.last_step - 1}"
+    return planned if phase.patience is None else f"{planned}, patience {phase.patience}"
 
 
 def _rate(phase: Phase) -> str:

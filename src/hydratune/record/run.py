@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hydratune.core.markdown import as_shown
+from hydratune.core.markdown import as_shown, in_markdown
 from hydratune.core.secrets import hidden, hidden_in
 from hydratune.core.types import Summary
 from hydratune.record import checkpoint
@@ -79,6 +79,13 @@ class Run:
         if not self.silent:
             write_text(self.directory / f"{name}.md", markdown + "\n")
         self.board.text(name, markdown)
+
+    def add(self, name: str, sentence: str, step: int) -> None:
+        """To such a report, what became known after `step` updates."""
+        if not self.silent:
+            path = self.directory / f"{name}.md"
+            write_text(path, f"{path.read_text() if path.exists() else ''}\n{in_markdown(sentence)}\n")
+        self.board.text(name, in_markdown(sentence), step)
 
     def show(self, what: Mapping[str, Summary], step: int) -> None:
         """In TensorBoard, each by its kind."""

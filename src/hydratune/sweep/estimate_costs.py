@@ -63,14 +63,14 @@ Cost = dict[str, Any]
 
 
 def _cost(
-    prepared: PreparedJob, steps_per_epoch: int, passes: float, cached: bool, measured: Callable[[Phase], PhaseCost]
+    prepared: PreparedJob, steps_per_epoch: int, passes: float, cached: bool, measured: Callable[..., PhaseCost]
 ) -> Cost:
     """In what `measured` counts a step in: `whole` alone, and by phase (first, last, cut, above the cut, below it)."""
     forward = measured(Phase(0, 1, frozenset(prepared.network.parameters()), cut=0)).seconds / 3
     cadence = prepared.training.settings.cadence(steps_per_epoch, prepared.phases[-1].last_step)
     phases = []
     for phase in prepared.phases:
-        cost = measured(phase)
+        cost = measured(phase, prepared.training.settings.recompute)
         if cost.trunk_share:
             forward = cost.trunk_seconds / cost.trunk_share
         above = cost.seconds - cost.trunk_seconds

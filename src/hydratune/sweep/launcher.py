@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import sys
@@ -25,6 +26,7 @@ from hydratune.config.keys import refuse_truths
 from hydratune.config.trust import trusted
 from hydratune.config.validate import validate
 from hydratune.distributed import signals
+from hydratune.record.run_record import RunRecord
 from hydratune.sweep import ranking
 from hydratune.sweep.clusters import submit
 from hydratune.sweep.grid import in_step, repeated, with_value
@@ -82,6 +84,7 @@ def launch(
         _SWEEPS[directory] = Sweep(runner, compose)
     runner = _SWEEPS[directory].runner
     outcomes = runner.run(entries)
+    outcomes = {n: _as_result(outcome, runner.entries[n], settings) for n, outcome in outcomes.items()}
     failures = {e.number: outcomes[e.number] for e in entries if isinstance(outcomes[e.number], str)}
     error = None
     if failures:
@@ -100,6 +103,12 @@ def launch(
         result.return_value = error if failed else statistics.fmean(metrics)
         results.append(result)
     return results
+
+
+def _as_result(outcome: float | str, entry: Entry, settings: SweepSettings) -> float | str:
+    """NaN in place of why it failed, where it has diverged and may."""
+    lost = isinstance(outcome, str) and settings.may_diverge and RunRecord.read(entry.directory).nonfinite is not None
+    return math.nan if lost else outcome
 
 
 def _submit(directory: Path, settings: SweepSettings, arguments: Sequence[str], entries: Sequence[Entry]) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -16,6 +17,7 @@ from torch import Tensor
 from hydratune.core.markdown import number
 from hydratune.sweep.grid import REPLICATES
 from hydratune.sweep.ranking import Ranking
+from hydratune.sweep.rates import Course, courses
 
 
 def pictures(ranking: Ranking) -> dict[str, bytes]:
@@ -25,6 +27,8 @@ def pictures(ranking: Ranking) -> dict[str, bytes]:
     ]
     names = {key: short(key, keys) for key in keys}
     found = {f"{names[a]}_x_{names[b]}": _heat_map(ranking, a, b) for a, b in combinations(_ordered(keys), 2)}
+    if tried := courses(ranking):
+        found["rates"] = _rates(ranking, tried)
     if any(r.status == "interpolated" for r in ranking.rows):
         found["interpolation"] = _interpolation(ranking)
     if any(r.record.history for r in ranking.rows):
@@ -113,6 +117,48 @@ def _curves(ranking: Ranking) -> bytes:
     axes.legend(title="freeze", fontsize=8)
     axes.grid(alpha=0.3)
     return _png(figure)
+
+
+def _rates(ranking: Ranking, tried: Sequence[Course]) -> bytes:
+    """Loss and monitor against the rate, a line for each strategy: the best rate, and the last before divergence."""
+    from matplotlib import colormaps
+
+    panels = [True, False] if any(course.by_loss for course in tried) else [False]
+    figure, axes = _figure(5.6 * len(panels), 4.6, len(panels))
+    for place, by_loss in zip(axes if len(panels) > 1 else [axes], panels, strict=True):
+        for i, course in enumerate(tried):
+            color, best, last, end = colormaps["tab10"](i % 10), course.best, course.last, course.end
+            seen = [(p.rate, p.loss if by_loss else p.value) for p in course.points if p.finite]
+            known = [(rate, value) for rate, value in seen if math.isfinite(value)]
+            label = _plain(course.strategy or "job")
+            place.plot([r for r, _ in known], [v for _, v in known], color=color, marker=".", label=label)
+            if best is not None:
+                place.plot(best.rate, best.loss if by_loss else best.value, "*", color=color, markersize=15)
+            if last is not None and end is not None:
+                place.axvline(last.rate, color=color, linestyle=":", linewidth=1.2)
+            lost = [p.rate for p in course.points if not p.finite]
+            # Along the bottom, as they have no value
+            place.plot(lost, [0.02 + 0.03 * i] * len(lost), "x", color=color, transform=place.get_xaxis_transform())
+        place.set_xscale("log")
+        place.set_xlabel("learning rate")
+        place.set_ylabel(_plain(f"{ranking.split} loss" if by_loss else ranking.label))
+        place.grid(alpha=0.3, which="both")
+        if by_loss and (losses := _worth_seeing(tried)):
+            low, high = min(losses), max(losses)
+            place.set_ylim(low - 0.1 * (high - low or 1), high + 0.15 * (high - low or 1))
+    (axes[0] if len(panels) > 1 else axes).legend(title="freeze", fontsize=8)
+    figure.supxlabel("star: best rate; dotted: last before divergence; cross: not finite", fontsize=8)
+    return _png(figure)
+
+
+def _worth_seeing(tried: Sequence[Course]) -> list[float]:
+    """Losses up to the best rate and at the last before divergence. Those that blow up leave the picture at its top."""
+    losses = []
+    for course in tried:
+        best, last = course.best, course.last
+        shown = [p for p in course.points if best is not None and (p.rate <= best.rate or p is last)]
+        losses += [p.loss for p in shown if math.isfinite(p.loss)]
+    return losses
 
 
 def _interpolation(ranking: Ranking) -> bytes:

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydratune.core.markdown import as_shown
+from hydratune.core.markdown import as_shown, markdown_table
 from hydratune.record.run import write_text
 from hydratune.record.screen import Screen
 from hydratune.record.tensorboard import Board
-from hydratune.sweep import figures, plots, ranking
+from hydratune.sweep import figures, plots, ranking, rates
 from hydratune.sweep.ranking import Ranking
 from hydratune.sweep.rows import Row, read_sweep
 
@@ -39,6 +39,9 @@ def write(directory: Path) -> None:
         old.unlink()
     board = Board(directory)
     board.text("leaderboard", ranking.markdown(ranked))
+    columns, rows = rates.table(ranked)
+    if rows:
+        board.text("rates", markdown_table(columns, rows))
     for name, png in pictures.items():
         board.picture(name, plots.as_tensor(png), 0)
     board.close()
@@ -48,11 +51,16 @@ def show(directory: Path, screen: Screen) -> None:
     """The tables on the screen."""
     ranked = ranking.read(directory)
     screen.table("jobs", *ranking.job_table(ranked))
+    columns, rates_tried = rates.table(ranked)
     if ranked.cells:
         screen.table(f"cells, over {ranked.over}", *ranking.cell_table(ranked))
         screen.table("best of each strategy", *ranking.strategy_table(ranked))
         for edge in ranked.edges():
             screen.line(f"warning: {edge}")
+    if rates_tried:
+        screen.table("learning rates", columns, rates_tried)
+        for course in rates.courses(ranked):
+            screen.line(rates.sentence(course))
     screen.line(ranking.summary(ranked))
     screen.line(f"report: {directory / 'report.html'}")
 
@@ -72,9 +80,12 @@ def _page(directory: Path, ranked: Ranking, pictures: dict[str, bytes]) -> str:
         *(
             f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             for name, png in pictures.items()
-            if name == "interpolation"
+            if name in ("rates", "interpolation")
         ),
     ]
+    rate_columns, rates_tried = rates.table(ranked)
+    if rates_tried:
+        parts += ["<h2>Learning rates</h2>", _table(rate_columns, rates_tried)]
     if ranked.cells:
         parts += ["<h2>Best of each strategy</h2>", _table(*ranking.cell_table(ranked, ranking.best_of_each(ranked)))]
         parts += [f"<h2>Cells, over {ranked.over}</h2>", _table(*ranking.cell_table(ranked))]

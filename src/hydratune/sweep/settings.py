@@ -48,6 +48,7 @@ class SweepSettings:
     repeat: int = 1  # seeds of each job, from `seed` on
     share: str = "auto"  # auto: jobs that can share train side by side; off: each in a process of its own
     fail_fast: bool = False  # the first failure stops all
+    may_diverge: bool = False  # a loss that is not finite ends its job, and is no failure of the sweep
     soup: str = "none"  # none, uniform or greedy: average the weights of jobs from one start (arXiv 2203.05482)
     interpolate: list[float] = field(default_factory=list)  # shares of the way from the winner's start to its end
     halving: Halving = field(default_factory=Halving)
