@@ -65,18 +65,20 @@ def named_layers(tensors: Tensors, names: Mapping[str, str]) -> tuple[Layers, di
 
 
 def counted_layers(tensors: Tensors) -> Iterator[Layers]:
-    """By their kind and number, `conv2d/12`, and those in a Sequential, `0/conv2d/0`; of each model in the file."""
+    """By their kind and number, `conv2d/12`, and those in a Sequential, `0/conv2d/0`: once for each model in the file.
+    What lies outside of it goes by its path.
+    """
     prefixes = {m[1] for path in tensors if (m := VARS.fullmatch(path)) and not OPTIMIZER.match(path)}
     for prefix in sorted(prefixes):
         found: Layers = {}
         for path, tensor in tensors.items():
             m = VARS.fullmatch(path)
-            if m is None or m[1] != prefix:
+            if m is None or OPTIMIZER.match(path):
                 continue
             inside = re.match(r"sequential(?:_(\d+))?/", m[2])
             where = f"{inside[1] or 0}/" if inside else ""
-            own = found.setdefault(f"{where}{m[3]}/{m[4] or 0}", {})
-            own[_numbered(m, tensors)] = Variable(path, tensor)
+            key = f"{where}{m[3]}/{m[4] or 0}" if m[1] == prefix else path.rpartition("/vars/")[0]
+            found.setdefault(key, {})[_numbered(m, tensors)] = Variable(path, tensor)
         yield found
 
 
@@ -97,7 +99,7 @@ def _layer(parts: list[str]) -> str:
     """The longest end of a path that is a layer of some application; that of its group, else."""
     for i in range(len(parts)):
         name = canonical("_".join(parts[i:]))
-        if name in known_layers():
+        if name in known_layers() or re.fullmatch(rf"{NORMALIZATION}(_\d+)?", name):
             return name
     if not parts:
         return ""
