@@ -88,7 +88,7 @@ def find_origin(job: Job, body: Backbone, spec: Spec, pretrained: Callable[[], P
     if not path.exists():
         raise ValueError(f"init_from={wanted}: no such run directory, checkpoint or file of tensors")
     ours = Normalisation(spec.mean, spec.std) if isinstance(spec, ImageSpec) else None
-    tensors, which = read_weights(path, job.config.init_key, ours)
+    tensors, which = read_weights(path, job.config.init_key, ours, body.source)
     said = f"{path} ({which})" if which else str(path)
     return Origin(said, tensors, checkpoint.sha256(path), Lineage(file=str(path)), _head_beside(path))
 

@@ -10,6 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,8 @@ from hydratune.models.tensorflow_checkpoint import tensorflow_tensors
 LARGEST = 64 * 2**30  # bytes of all tensors
 DENSEST = 100  # weights do not compress that much; a file that unpacks to more is none
 INSTALL = "pip install 'hydratune[weights]'"
-SUFFIXES = (".npz", ".h5", ".hdf5", ".keras", ".msgpack", ".index")
+HDF5 = (".h5", ".hdf5", ".keras")
+SUFFIXES = (".npz", *HDF5, ".msgpack", ".index")
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
@@ -89,7 +91,28 @@ def _npy(file: IO[bytes], size: int, name: str) -> Any:
 # ---- Keras
 
 
+def group_names(path: Path) -> dict[str, str]:
+    """Of an HDF5 file that was read already: every group, with what it says to be called, '' where it does not."""
+    found: dict[str, str] = {}
+
+    def look(name: str, node: Any) -> None:
+        if not hasattr(node, "dtype"):
+            said = node.attrs.get("name", "")
+            found[name] = said if isinstance(said, str) else ""
+
+    with _opened(path) as (_, file, _there):
+        file.visititems(look)
+    return found
+
+
 def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
+    with _opened(path) as (h5py, file, there):
+        yield from _group(h5py, file, "", there, set())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any, int]]:
+    """(h5py, the open file, how many bytes it has)"""
     try:
         import h5py
     except ImportError:
@@ -103,7 +126,7 @@ def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
             source = io.BytesIO(archive.read(member))
             there = member.file_size
     with h5py.File(source, "r") as file:
-        yield from _group(h5py, file, "", there, set())
+        yield h5py, file, there
 
 
 def _group(h5py: Any, group: Any, prefix: str, there: int, seen: set[Any]) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,8 @@ def timm_model(
     weights: str | None = None,
     dropout: float | None = None,
     drop_path: float | None = None,
+    pad_type: str | None = None,
+    bn_eps: float | None = None,
     *,
     input_shape: Shape,
     dense: bool = False,
@@ -31,7 +33,8 @@ def timm_model(
     """Any model of timm. The last group returns [B, D]; dense: Levels, of those that give maps of several resolutions.
 
     weights: null (random), DEFAULT (those that the name stands for, downloaded), or a file of tensors.
-    drop_path: the rate of stochastic depth (arXiv 1603.09382).
+    drop_path: the rate of stochastic depth (arXiv 1603.09382). pad_type: same pads strides as TensorFlow does, to the
+    right and below; of networks that are offered both ways, such as MobileNet. bn_eps: the epsilon of their BatchNorms.
     Raises ValueError for a name that timm does not list, naming the nearest, and where timm is not installed.
     """
     timm = _timm()
@@ -39,7 +42,11 @@ def timm_model(
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         raise ValueError(f"model.name={name}: timm lists no such model; nearest: {', '.join(near) or 'none'}")
-    source = _created(timm, name, input_shape, {"drop_rate": dropout, "drop_path_rate": drop_path})
+    if pad_type not in (None, "same", "symmetric"):
+        raise ValueError(f"model.pad_type={pad_type}: one of same, symmetric; null is timm's own for {name}")
+    options = {"drop_rate": dropout, "drop_path_rate": drop_path, "bn_eps": bn_eps}
+    padding = None if pad_type is None else {"same": "same", "symmetric": ""}[pad_type]
+    source = _created(timm, name, input_shape, {**options, "pad_type": padding})
     published = source.pretrained_cfg
     example = torch.rand(1, *(3, *input_shape[1:]), generator=torch.Generator().manual_seed(0))
     groups = _groups(name, source, example, dense)
@@ -49,7 +56,7 @@ def timm_model(
         groups=groups,
         head_name=_classifier(published),
         weights=loader,
-        normalisation=None if weights is None else Normalisation(tuple(published["mean"]), tuple(published["std"])),
+        normalisation=None if weights is None else _normalisation(published, weights),
     )
 
 
@@ -61,7 +68,7 @@ def _timm() -> Any:
     return timm
 
 
-def _created(timm: Any, name: str, shape: Shape, options: Mapping[str, float | None]) -> Any:
+def _created(timm: Any, name: str, shape: Shape, options: Mapping[str, float | str | None]) -> Any:
     """Without its classifier."""
     asked: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     published = timm.get_pretrained_cfg(name)
@@ -100,16 +107,22 @@ def _classifier(published: Mapping[str, Any]) -> str:
     return str(named if isinstance(named, str) else next(iter(named)))
 
 
+def _normalisation(published: Mapping[str, Any], weights: str) -> Normalisation:
+    """Of the images that the weights were trained on; a file of another library has its own."""
+    from hydratune.models.foreign import normalisation_of
+
+    theirs = None if weights == "DEFAULT" else normalisation_of(Path(weights))
+    return theirs or Normalisation(tuple(published["mean"]), tuple(published["std"]))
+
+
 def _weights(source: Any, name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
     """(where from, tensors), as this version of the model names them."""
     from hydratune.models.foreign import read_weights
 
     published: Mapping[str, Any] = source.pretrained_cfg
-    if weights != "DEFAULT":
-        said, path = weights, Path(weights)
-    else:
-        said, path = _downloaded(name, published)
-    tensors, _ = read_weights(path)
+    said, path = (weights, Path(weights)) if weights != "DEFAULT" else _downloaded(name, published)
+    tensors, which = read_weights(path, network=source)
+    said += f" ({which})" if which else ""
     # What timm does to weights of another image size, or of its own earlier versions
     adapted = getattr(sys.modules[type(source).__module__], "checkpoint_filter_fn", None)
     return said, tensors if adapted is None else adapted(dict(tensors), source)

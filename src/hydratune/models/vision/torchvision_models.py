@@ -38,6 +38,8 @@ def torchvision_model(
     """
     from torchvision import models
 
+    from hydratune.models.foreign import normalisation_of
+
     listed = models.list_models(module=models)
     if name not in listed:
         near = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
@@ -55,9 +57,12 @@ def torchvision_model(
     groups = _stages(source, small)
     if dense:
         groups = _levels(name, source, small)
-    loader = None if weights is None else lambda: _weights(name, weights)
+    loader = None if weights is None else lambda: _weights(source, name, weights)
     classes = None if weights is None else _categories(name, weights)
-    return Backbone(source=source, groups=groups, head_name=head_name, weights=loader, classes=classes)
+    theirs = None if weights is None or classes is not None else normalisation_of(Path(weights))
+    return Backbone(
+        source=source, groups=groups, head_name=head_name, weights=loader, classes=classes, normalisation=theirs
+    )
 
 
 def _categories(name: str, weights: str) -> list[str] | None:
@@ -69,7 +74,7 @@ def _categories(name: str, weights: str) -> list[str] | None:
     return list(kinds[weights].meta["categories"]) if known else None
 
 
-def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
+def _weights(source: nn.Module, name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
     """(where from, tensors). The hub needs a network; without one a sentence says what to do."""
     from torchvision import models
 
@@ -77,7 +82,8 @@ def _weights(name: str, weights: str) -> tuple[str, Mapping[str, Tensor]]:
 
     kinds = models.get_model_weights(name)
     if weights != "DEFAULT" and weights not in kinds.__members__:
-        return weights, read_weights(Path(weights))[0]
+        tensors, which = read_weights(Path(weights), network=source)
+        return weights + (f" ({which})" if which else ""), tensors
     chosen = kinds[weights]
     try:
         return f"torchvision {chosen}", chosen.get_state_dict(progress=False, check_hash=True)
