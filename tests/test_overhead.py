@@ -15,7 +15,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from hydra_plugins.hydratune.local import LocalLauncher, LocalSweeper
 from hydratune.cli import resolvers
 from hydratune.config.compose import config_directory
 from hydratune.config.hydra_versions import initialize
@@ -138,10 +137,14 @@ class Counting:
         self.loaded.append(sweep_overrides)
 
 
-@pytest.mark.parametrize(("launcher", "times"), [(LocalLauncher(), 0), (object(), 2)])
-def test_the_sweeper_leaves_composing_to_our_launcher_and_to_no_other(launcher: Any, times: int) -> None:
-    sweeper, counting = LocalSweeper(None), Counting()
-    sweeper.launcher, sweeper.config = launcher, OmegaConf.create()
+@pytest.mark.parametrize(("ours", "times"), [(True, 0), (False, 2)])
+def test_the_sweeper_leaves_composing_to_our_launcher_and_to_no_other(ours: bool, times: int) -> None:
+    # Here, and not by __init__: Hydra 1.3 runs the modules of plugins anew each time that it looks for them
+    from hydra_plugins.hydratune.local import LocalLauncher, LocalSweeper
+
+    sweeper, counting = LocalSweeper.__new__(LocalSweeper), Counting()
+    sweeper.launcher = LocalLauncher() if ours else object()  # type: ignore[assignment]
+    sweeper.config = OmegaConf.create()
     sweeper.hydra_context = type("Context", (), {"config_loader": counting})  # type: ignore[assignment]
     sweeper.validate_batch_is_legal([["a=1"], ["a=2"]])
     assert len(counting.loaded) == times
