@@ -138,7 +138,6 @@ def solved(game: Game, states: np.ndarray) -> np.ndarray:
 def test_the_target_is_never_worse_than_the_prior_where_values_are_exact() -> None:
     game = TicTacToe()
     states = positions(game, 4, 60)
-    logits, _ = fake_network(game)(states)
 
     def forward(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return fake_network(game)(at)[0], solved(game, at).astype(np.float32)

@@ -171,7 +171,7 @@ def test_a_turned_board_has_its_policy_turned(tmp_path: Path, game: object) -> N
             assert (after[0] == after[1]).all()
         seen.add(batch.inputs[batch.ids.argsort()].numpy().tobytes())
     assert len(seen) == stream.views
-    assert [b.shape for b in stream.unique_inputs(16)][0][1:] == game.planes
+    assert next(stream.unique_inputs(16)).shape[1:] == game.planes
     assert (torch.cat(list(plain.unique_inputs(16))) == plain.seen(ids)).all()
 
 

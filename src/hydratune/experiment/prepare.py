@@ -180,6 +180,18 @@ class PreparedJob:
         return replace(self, network=self.network.above(trunk, self.fork))
 
 
+def hold_once(jobs: Sequence[PreparedJob]) -> None:
+    """One tensor for all that never train it, however low their updates begin: a frozen base is held once.
+
+    They start from the same weights, and nobody writes there but the one who restores what is there already.
+    """
+    first: dict[str, torch.nn.Parameter] = {}
+    for prepared in jobs:
+        ever = frozenset().union(*(p.trainable for p in prepared.phases))
+        never = {n: p for n, p in prepared.network.parameters().items() if n not in ever}
+        prepared.network.take({n: first.setdefault(n, p) for n, p in never.items()})
+
+
 def planned_phases(freeze: FreezeStrategy, groups: Sequence[LayerGroup], steps: int, norm: str) -> Sequence[Phase]:
     """Raises ValueError for what the strategy cannot do with these groups."""
     return with_norms(checked(freeze.phases(groups, steps), groups, steps), groups, norm)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from hydratune.experiment.going_on import refuse_changes
 from hydratune.experiment.init_from import Origin, find_origin
 from hydratune.experiment.job_graph import JobGraph, Node
 from hydratune.experiment.job_group import JobGroup, Meters, decided, gather, measured
-from hydratune.experiment.prepare import PreparedJob, init_rules, load_origin
+from hydratune.experiment.prepare import PreparedJob, hold_once, init_rules, load_origin
 from hydratune.experiment.pretraining import pretrained_run
 from hydratune.freeze.patience import sentences
 from hydratune.models.network import Network
@@ -66,6 +66,8 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
         loaded = load_origin(base, network.own_of_head(), origin, group.answers, init_rules(first.config))
     for prepared in fresh if len(jobs) > 1 else ():
         Network.copy(base, prepared.base)
+    ready = [replace(prepared, base={}) for prepared in ready]  # what is loaded into no more is held by nobody else
+    del fresh, base
     # Those that go on from the same step, in the same numbers, share a loop.
     rounds: dict[tuple[int, Numerics], list[PreparedJob]] = {}
     hows: dict[Numerics, str] = {}
@@ -80,6 +82,8 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
             start, own = Start(origin, loaded, hows[numerics]), group.at(numerics)
             chosen, failed = (together, []) if first.config.dry_run else decided(own, together)
             yield from failed
+            if len(chosen) > 1:
+                hold_once(chosen)
             if chosen:
                 yield from Round(own, chosen, start, screen, screen_for).run()
 

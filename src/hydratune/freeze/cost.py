@@ -197,10 +197,12 @@ class CostMeter:
         held: list[Tensor] = []  # so that no address is used twice
 
         def pack(tensor: Tensor) -> Tensor:
+            # Detached: an output that its own node keeps so would never be freed, nor what it was computed from
+            alone = tensor.detach()
             if tensor.untyped_storage().data_ptr() not in own:
-                held.append(tensor)
+                held.append(alone)
                 kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return alone
 
         features = tree_map(lambda t: _leaf(t, below), self._features[i])
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), self.autocast():

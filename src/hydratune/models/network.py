@@ -65,6 +65,14 @@ class Network:
                     parameters[attribute] = known[name]
         return Network([*below.groups[:cut], *self.groups[cut:]])
 
+    def take(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """These become its own, by their names in the source model: what several networks have is held once."""
+        for group in self.groups:
+            for key, _ in [*group.module.named_parameters(remove_duplicate=False)]:
+                if (name := group.names[key]) in parameters:
+                    parent, _, attribute = key.rpartition(".")
+                    group.module.get_submodule(parent)._parameters[attribute] = parameters[name]
+
     @property
     def head(self) -> LayerGroup:
         return self.groups[-1]

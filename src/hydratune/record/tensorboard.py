@@ -14,6 +14,8 @@ from hydratune.core.markdown import as_shown
 
 def load() -> None:
     """Import it now; for a process that others are forked from."""
+    import tensorboard.plugins.hparams.metadata  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
 
 
 class Board:

@@ -183,13 +183,14 @@ def _cells(rows: Sequence[Row]) -> list[Cell]:
 
 def job_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     """(columns, rows): one row per job."""
+    others = ranking.others
     columns = ["rank", *ranking.keys, "status", ranking.label, f"test {ranking.monitor}"]
-    columns += [*(f"{name} {ranking.monitor}" for name in ranking.others), "steps", "seconds"]
+    columns += [*(f"{name} {ranking.monitor}" for name in others), "steps", "seconds"]
     columns += ["directory", "note"]
     rows = []
     for rank, row in enumerate(ranking.rows, start=1):
         record = row.record
-        tested = [record.score(name) for name in ("test", *ranking.others)]
+        tested = [record.score(name) for name in ("test", *others)]
         steps = f"{record.step or 0}/{record.num_steps}" if record.num_steps is not None else ""
         note = f"the same as {row.same_as}" if row.same_as else " ".join(row.error.split())
         rows.append(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +45,20 @@ def stopped(entries: Sequence[Entry], halt: float, factor: float) -> Mapping[int
         if entry.number in out:
             end(entry, out[entry.number])
     return out
+
+
+def furthest(entries: Sequence[Entry]) -> list[Entry]:
+    """The cell that has come furthest, by its last evaluations; of several the best one."""
+    cells: dict[str, list[Entry]] = {}
+    for entry in entries:
+        cells.setdefault(cell_of(entry), []).append(entry)
+    return max(cells.values(), key=_come, default=[])
+
+
+def _come(cell: Sequence[Entry]) -> tuple[float, float]:
+    """(the step that all of them have come to, their mean there)"""
+    last = [found[-1] if (found := RunRecord.read(e.directory).history) else (0, -math.inf) for e in cell]
+    return min(step for step, _ in last), statistics.fmean(value for _, value in last)
 
 
 def end(entry: Entry, why: str) -> float | None:

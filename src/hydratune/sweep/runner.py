@@ -16,7 +16,7 @@ from hydratune.record.claim import claim, wait_for_release
 from hydratune.record.run_record import RunRecord
 from hydratune.sweep import ranking, rungs, tables
 from hydratune.sweep.arrange import Planner
-from hydratune.sweep.budget import Budget, Forecast
+from hydratune.sweep.budget import Budget, Forecast, since_start
 from hydratune.sweep.clusters import pool_of
 from hydratune.sweep.course import Course, Fixed
 from hydratune.sweep.execution import Execution, Outcome
@@ -40,7 +40,7 @@ class SweepRunner:
         self.arguments = list(arguments)
         self.entries: dict[int, Entry] = {}
         self.screen = SweepScreen()
-        self._began = time.monotonic() - time.process_time()  # what was imported and composed is a part of it
+        self._began = time.monotonic() - since_start()  # what was imported and composed is a part of it
         self._before = [p for p in directory.iterdir() if p.name != "multirun.yaml"] if directory.is_dir() else []
         claim(directory)  # until this process ends
         self._pool = pool_of(directory, replace(settings, on="local", wait=True) if dry_run else settings)
@@ -204,6 +204,9 @@ class SweepRunner:
             to_halt = rungs.up_to(todo, halt)
             self._train(to_halt, course.until(halt), course.costs(halt))
             come = {e.number for e in to_halt if self._execution.done(e) is not None}
+            if todo and not come:
+                todo = self._furthest(todo, halt)
+                break
             todo = [e for e in todo if e.number in come]
             factor = course.factor(halt, todo)
             self._remember(course)
@@ -211,6 +214,15 @@ class SweepRunner:
             self.screen.line(f"halving at {halt:.0%} of the steps: {len(todo) - len(out)} of {len(todo)} jobs go on")
             todo = [e for e in todo if e.number not in out]
         self._train(todo, course.until(None), course.costs(None))
+
+    def _furthest(self, todo: Sequence[Entry], halt: float) -> list[Entry]:
+        """Where time was up before anybody came to a halt, the rest of it is one cell's."""
+        alive = [e for e in todo if not isinstance(self.outcomes.get(e.number), str)]
+        found = rungs.furthest(alive)
+        if found:
+            goes = "goes" if len(found) == 1 else "go"
+            self.screen.line(f"no job has come to {halt:.0%} of its steps in time: {found[0].name} {goes} on alone")
+        return found
 
     def _course_of(self, todo: Sequence[Entry]) -> Course:
         settings = self.settings

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,9 +122,9 @@ class SharedPool:
                 offered = len(units)
                 if not self._offers or (until is not None and time.monotonic() > until):
                     return
-                heard = False
+                heard, takers = False, self._takers()
                 for key in list(self._offers):
-                    for event in self._heard(key):
+                    for event in self._heard(key, takers):
                         heard = True
                         yield event
                 self._live()
@@ -162,7 +162,12 @@ class SharedPool:
         self._offers[key] = _Offer(unit, directories=directories)
         os.replace(partial, self.home / "offered" / f"{key}.json")
 
-    def _heard(self, key: str) -> Iterator[Event]:
+    def _takers(self) -> dict[str, str]:
+        """By key, the worker that has it. Listed once for all that is on offer, which may be hundreds."""
+        names = (path.stem.partition("@") for path in (self.home / "taken").glob("*@*.json"))
+        return {key: worker for key, _, worker in names}
+
+    def _heard(self, key: str, takers: Mapping[str, str] | None = None) -> Iterator[Event]:
         offer = self._offers[key]
         for message in self._said(key, offer):
             if "ended" in message:
@@ -171,10 +176,9 @@ class SharedPool:
                 yield Event(offer.unit, {}, message["ended"])
                 return
             yield Event(offer.unit, message)
-        taken = next((self.home / "taken").glob(f"{key}@*.json"), None)
-        if taken is None:
+        worker = (self._takers() if takers is None else takers).get(key)
+        if worker is None:
             return
-        worker = taken.stem.partition("@")[2]
         if self._silence.of(self.home / "workers" / f"{worker}.json") > self.patience:
             self._logs[offer.unit.entries[0].number] = f"nothing was heard of {worker} for {self.patience:g} s"
             self._forget(key)

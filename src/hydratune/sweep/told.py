@@ -14,6 +14,8 @@ from hydratune.sweep import ranking
 from hydratune.sweep.plan import Entry
 from hydratune.sweep.prerequisites import strategy_of
 
+SHARE = 0.05  # of a command's time, at most, for tables that nobody may be looking at
+
 
 class Told:
     """Of one command. What earlier ones with the same directory said stays."""
@@ -21,7 +23,7 @@ class Told:
     def __init__(self, directory: Path, arguments: Sequence[str]) -> None:
         self.directory, self.path = directory, directory / ranking.SWEEP
         self.command = shlex.join(["hydratune", *arguments])
-        self._written = 0.0
+        self._due = 0.0
 
     def jobs(self) -> list[dict[str, Any]]:
         """As sweep.json lists them now."""
@@ -50,7 +52,11 @@ class Told:
         write_json(self.path, {"command": self.command, "keys": keys, "jobs": jobs, **chosen})
 
     def rank(self, everything: bool = False) -> None:
-        """The tables, after each job but not more than about once in a second."""
-        if everything or time.monotonic() > self._written + 1.0:
+        """The tables, after each job but not more than about once in a second, and less often where there are so many
+        jobs that it takes its time: workers wait meanwhile.
+        """
+        began = time.monotonic()
+        if everything or began > self._due:
             ranking.write_tables(self.directory, ranking.read(self.directory))
-            self._written = time.monotonic()
+            ended = time.monotonic()
+            self._due = ended + max(1.0, (ended - began) / SHARE)
