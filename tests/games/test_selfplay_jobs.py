@@ -22,9 +22,9 @@ from hydratune.record.screen import Screen
 
 SMALL = [
     "stage=selfplay", "dataset/game=tictactoe", "model=board_resnet", "model.blocks=1", "model.width=8",
-    "model.norm_groups=2", "init_from=null", "generations=3", "steps=4", "batch_size=16", "search.simulations=4", "dataset.games=12",
-    "dataset.rows=4", "dataset.shard=4", "dataset.openings=2", "dataset.val_share=0.3", "runtime.precision=fp32",
-    "runtime.layout=contiguous", "runtime.threads=1",
+    "model.norm_groups=2", "init_from=null", "generations=3", "steps=4", "batch_size=16", "search.simulations=4",
+    "dataset.games=12", "dataset.rows=4", "dataset.shard=4", "dataset.openings=2", "dataset.val_share=0.3",
+    "runtime.precision=fp32", "runtime.layout=contiguous", "runtime.threads=1",
 ]  # fmt: skip
 
 

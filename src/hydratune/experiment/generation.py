@@ -181,9 +181,7 @@ def _by_processes(player: Player, number: int, partial: Path, missing: Sequence[
     waiting = list(missing)
     with ExitStack() as stack:
         workers = [stack.enter_context(_process(task, i, told)) for i in range(count)]
-        playing = 0
-        for process in workers:
-            playing += _give(process, waiting)
+        playing = {i for i, process in enumerate(workers) if _give(process, waiting)}
         while playing:
             try:
                 who, line = told.get(timeout=0.2)
@@ -191,25 +189,25 @@ def _by_processes(player: Player, number: int, partial: Path, missing: Sequence[
                 line = None
             if (asked := signals.asked()) is not None:
                 raise signals.Stopped(asked)
-            if line is None:
+            if line is None or (not line and who not in playing):
                 continue
             if not line:
-                raise RuntimeError(f"a process that plays games has ended: {workers[who].wait()}")
+                raise RuntimeError(f"a process that plays games has ended with status {workers[who].wait()}")
             report = json.loads(line)
             yield report["shard"], report["games"], report["positions"]
-            if report["done"]:
-                playing += _give(workers[who], waiting) - 1
+            if report["done"] and not _give(workers[who], waiting):
+                playing.discard(who)
 
 
-def _give(process: subprocess.Popen[str], waiting: list[int]) -> int:
-    """The next shard, or the end. Returns the shards that it plays now."""
+def _give(process: subprocess.Popen[str], waiting: list[int]) -> bool:
+    """The next shard, or the end. Returns whether it plays on."""
     assert process.stdin is not None
     if not waiting:
         process.stdin.close()
-        return 0
+        return False
     process.stdin.write(f"{waiting.pop(0)}\n")
     process.stdin.flush()
-    return 1
+    return True
 
 
 class _process:
