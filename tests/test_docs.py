@@ -22,9 +22,11 @@ from tests.conftest import TINY, hydratune, make_job
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for d in ("conf", "src", "scripts", "tests") for p in (ROOT / d).rglob("*.md"))]
-PROGRAMS = ("hydratune", "hydratune-report", "hydratune-runs", "torchrun")
+PROGRAMS = ("hydratune", "hydratune-report", "hydratune-runs", "hydratune-match", "hydratune-play", "torchrun")
 GROUPS = ("dataset", "engine", "freeze", "optimizer", "runtime", "schedule", "sweep")
 KEY = rf"(?<![\w.@/-])(?:{'|'.join(GROUPS)})(?:\.[a-z]\w*)+"
+GAMES = ["generations=2", "model.blocks=1", "dataset.play.games=16", "dataset.play.rows=16", "dataset.play.shard=8",
+         "search.simulations=4", "dataset.val_share=0.3"]  # fmt: skip
 SMALL = ["steps=4", "batch_size=16", "runtime.precision=fp32", "runtime.layout=contiguous"]
 
 
@@ -205,6 +207,10 @@ def test_command_lines_compose(page: Path, users_directory: Path) -> None:
             from hydratune.cli.runs import _parser, _with_default
 
             _parser().parse_args(_with_default(command[1:]))
+        elif command[0] in ("hydratune-match", "hydratune-play"):
+            from hydratune.cli import match, play
+
+            {"hydratune-match": match, "hydratune-play": play}[command[0]]._parser().parse_args(command[1:])
         elif error:
             with pytest.raises(Exception) as raised:  # Hydra's own, some of them
                 check_line(command[1:], users_directory)
@@ -225,13 +231,14 @@ def check_line(arguments: Sequence[str], directory: Path) -> None:
     """
     from hydra._internal.utils import get_args_parser
 
-    from hydratune.cli.arguments import opened
+    from hydratune.cli.arguments import as_list, opened
     from hydratune.config.overrides import flags_first
     from hydratune.config.trust import trusted
 
     typed = [a for a in arguments if a != "..."]
     parsed = get_args_parser().parse_args(flags_first(typed))
     overrides = [opened(o) for o in parsed.overrides if not o.startswith("resume=")]
+    overrides = overrides if parsed.multirun else [as_list(o) for o in overrides]
     using = any(o.removeprefix("stage=") in USING for o in overrides)
     origin = str(directory) if using else "null"
     overrides = [f"init_from={origin}" if re.match(r"init_from=.*[/.]", o) else o for o in overrides]
@@ -274,6 +281,7 @@ def some_images(directory: Path) -> None:
         ("tasks", 1, ["dataset.augment.resized_crop=null"], {"val_map", "test_map50"}),
         ("models", 0, TINY, {"val_accuracy"}),
         ("freeze", 0, [*TINY, "init_from=null"], {"val_accuracy"}),
+        ("games", 0, GAMES, {"val_negative_loss"}),
     ],
 )
 def test_the_worked_example_runs(page: str, number: int, more: list[str], metrics: set[str], tmp_path: Path) -> None:

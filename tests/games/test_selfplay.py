@@ -11,7 +11,7 @@ import torch
 from tests.games.reference import fake_network
 
 from hydratune.core.types import MOVE_FORBIDDEN, MOVE_UNKNOWN, Batch, PositionTargets
-from hydratune.data.boards.generations import Generations, as_outcomes, write_shard
+from hydratune.data.boards.generations import Generations, Play, as_outcomes, write_shard
 from hydratune.data.boards.solved import SolvedPositions, hashed_place
 from hydratune.data.stream import Batches, Placement
 from hydratune.games.connect4 import Connect4
@@ -100,9 +100,7 @@ def test_playing_changes_nothing_of_the_network() -> None:
 
 class Tiny(Generations):
     def __init__(self, game: object, **settings: object) -> None:
-        super().__init__(
-            PolicyValue(monitor="negative_loss"), game, **{"games": 20, "rows": 8, "shard": 10, **settings}
-        )
+        super().__init__(Play(20, 8, 10), task=PolicyValue(monitor="negative_loss"), game=game, **settings)
 
 
 def generation(home: Path, game: object, number: int = 1, games: int = 20, seed: int = 0) -> Path:

@@ -23,8 +23,8 @@ from hydratune.record.screen import Screen
 SMALL = [
     "stage=selfplay", "dataset/game=tictactoe", "model=board_resnet", "model.blocks=1", "model.width=8",
     "model.norm_groups=2", "init_from=null", "generations=3", "steps=4", "batch_size=16", "search.simulations=4",
-    "dataset.games=12", "dataset.rows=4", "dataset.shard=4", "dataset.openings=2", "dataset.val_share=0.3",
-    "runtime.precision=fp32", "runtime.layout=contiguous", "runtime.threads=1",
+    "dataset.play.games=12", "dataset.play.rows=4", "dataset.play.shard=4", "dataset.play.openings=2",
+    "dataset.val_share=0.3", "runtime.precision=fp32", "runtime.layout=contiguous", "runtime.threads=1",
 ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_a_run_can_be_made_longer_and_is_the_longer_one(whole: dict[str, Any], t
         (["engine.eval_every=3"], "engine.eval_every=3: must divide steps=4"),
         (["generations=0"], "generations=0: must be a whole number"),
         (["search.simulation=3"], "search.simulation"),
-        (["dataset.games=0"], r"dataset\.games=0: at least 1"),
+        (["dataset.play.games=0"], r"dataset\.play\.games=0: at least 1"),
         (["dry_run=true"], "dry_run=true: stage=selfplay plays before it trains"),
     ],
 )

@@ -34,8 +34,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
             refuse_name(typed)
     if world_size() > 1 and (stage := stage_of(arguments)) in USING:
         raise ValueError(f"stage={stage}: is one process's work; without torchrun it runs")
-    if not multirun:  # there it is a sweep over them
-        arguments = [re.sub(r"^(search\.simulations=)(\d+(?:,\d+)+)$", r"\1[\2]", a) for a in arguments]
+    if not multirun:
+        arguments = [as_list(a) for a in arguments]
     arguments = with_stored(arguments)
     found = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not found or found[-1] in ("auto", "null"):
@@ -58,6 +58,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 def opened(argument: str) -> str:
     """As Hydra takes a key that is the user's own."""
     return f"++{argument}" if OPEN.match(argument) else argument
+
+
+def as_list(argument: str) -> str:
+    """What a single run may have several of; in a sweep each is a job of its own."""
+    return re.sub(r"^(search\.simulations=)(\d+(?:,\d+)+)$", r"\1[\2]", argument)
 
 
 def _at_home(argument: str) -> str:

@@ -30,7 +30,7 @@ _ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "text.hub": ("HubTexts",),
         "text.tokenizer": ("TokenizerRecipe",),
         "boards.solved": ("SolvedPositions",),
-        "boards.generations": ("Generations",),
+        "boards.generations": ("Generations", "Play"),
     },
     "tasks": {
         "classification": ("Classification",),
@@ -94,6 +94,7 @@ _TOP = {
     "TextSpec": "core.types",
     "Ragged": "core.ragged",
     "Dataset": "data.dataset",
+    "Game": "games.game",
     "ImageDataset": "data.images.image_dataset",
     "TextDataset": "data.text.text_dataset",
     "OptimizerConfig": "optim.optimizers",

@@ -26,8 +26,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     from hydratune.config.job import Job
-    from hydratune.experiment.generation import play_shard
-    from hydratune.experiment.selfplay import player_of
+    from hydratune.experiment.player import play_shard, player_of
 
     player = player_of(Job.from_json(task["job"]), Path(task["partial"]), task["precision"])
     out, sys.stdout = sys.stdout, sys.stderr

@@ -13,17 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from hydratune.config.job import Job
-from hydratune.data.boards.generations import Generations
 from hydratune.distributed.process_group import launched
-from hydratune.distributed.runtime import Precision
 from hydratune.experiment import run
-from hydratune.experiment.components import runtime_of
-from hydratune.experiment.generation import WEIGHTS, Player, made, play_precision
+from hydratune.experiment.generation import made
 from hydratune.experiment.init_from import find_origin
-from hydratune.experiment.job_group import answers_of, dataset_of_job
+from hydratune.experiment.job_group import answers_of
+from hydratune.experiment.player import Player, player_of
 from hydratune.experiment.prepare import first_network, init_rules, load_origin
 from hydratune.experiment.run import Outcome, Result
 from hydratune.freeze.lora import merged
@@ -150,19 +147,6 @@ def made_for(job: Job) -> list[str]:
 
 
 # ---- who plays
-
-
-def player_of(job: Job, partial: Path | None = None, precision: str | None = None) -> Player:
-    """With the weights that lie in `partial`, or the first ones, which nothing was loaded into yet."""
-    runtime = play_precision(runtime_of(job.config, job.trust))
-    if precision is not None:
-        runtime = runtime.choose(Precision.parse(precision))
-    dataset = dataset_of_job(job)
-    assert isinstance(dataset, Generations)
-    _, network = first_network(job, dataset, dataset.spec())
-    if partial is not None:
-        network.load(load_file(partial / WEIGHTS))
-    return Player(job, dataset, network, network.state_dict(), runtime)
 
 
 def _first_generation(job: Job, screen: Screen) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +13,58 @@ import torch
 from torch import Tensor
 
 from hydratune.core.seeding import derive_seed
-from hydratune.core.task import Task
 from hydratune.core.types import MOVE_FORBIDDEN, MOVE_UNKNOWN, PositionTargets, Summary
 from hydratune.data.boards.board_dataset import BoardDataset, Positions
-from hydratune.games.game import Game
+from hydratune.data.dataset import check_share
 from hydratune.games.selfplay import Played
 
 MANIFEST = "manifest.json"
 SHARD = "games-{:05d}.safetensors"
 
 
+@dataclass(frozen=True)
+class Play:
+    """How stage=selfplay plays. games: of a generation; rows: in lockstep; shard: games that are played and kept
+    together; openings: moves at most with which a game begins that are drawn from the policy.
+    """
+
+    games: int = 1024
+    rows: int = 256
+    shard: int = 256
+    openings: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("games", "rows", "shard"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"dataset.play.{key}={getattr(self, key)}: at least 1")
+
+
 class Generations(BoardDataset):
     """Positions of the newest generations; those of some games are held out to validate.
 
-    games, rows, openings: how stage=selfplay plays a generation (see `hydratune.games.selfplay.Rules`); each shard of
-    `shard` games is a file. window: generations that train. value_mix: share of the search's value in what the value
-    learns, the rest is how the game ended. per_game: positions of a game that train, at most, drawn; they resemble each
-    other. directories: generations, the newest last; stage=selfplay names those that it has made.
+    window: generations that train. value_mix: share of the search's value in what the value learns, the rest is how the
+    game ended. per_game: positions of a game that train, at most, drawn; they resemble each other. directories:
+    generations, the newest last; stage=selfplay names those that it has made.
     """
 
     def __init__(
-        self, task: Task, game: Game, symmetries: bool = True, games: int = 1024, rows: int = 256, shard: int = 512,
-        openings: int = 4, window: int = 4, value_mix: float = 0.5, per_game: int | None = None,
-        val_share: float = 0.05, directories: Sequence[str] = (),
+        self, play: Play, window: int = 4, value_mix: float = 0.5, per_game: int | None = None,
+        val_share: float = 0.05, directories: Sequence[str] = (), **settings: Any,
     ) -> None:  # fmt: skip
-        super().__init__(task, game, symmetries)
-        for key, value in (("games", games), ("rows", rows), ("shard", shard), ("window", window)):
-            if value < 1:
-                raise ValueError(f"dataset.{key}={value}: at least 1")
-        for key, share in (("value_mix", value_mix), ("val_share", val_share)):
-            if not 0 <= share <= 1 or (key == "val_share" and share in (0, 1)):
-                raise ValueError(f"dataset.{key}={share}: a share from 0 to 1")
-        if not 0 <= openings < game.longest:
-            raise ValueError(f"dataset.openings={openings}: from 0 to {game.longest - 1} plies of {game.name}")
+        super().__init__(**settings)
+        if window < 1:
+            raise ValueError(f"dataset.window={window}: at least 1")
+        if not 0 <= value_mix <= 1:
+            raise ValueError(f"dataset.value_mix={value_mix}: a share from 0 to 1")
+        check_share("val_share", val_share)
+        if not 0 <= play.openings < self.game.longest:
+            raise ValueError(
+                f"dataset.play.openings={play.openings}: from 0 to {self.game.longest - 1} plies of {self.game.name}"
+            )
         if per_game is not None and per_game < 1:
             raise ValueError(f"dataset.per_game={per_game}: at least 1")
-        self.games, self.rows, self.shard, self.openings = games, rows, shard, openings
-        self.window, self.value_mix, self.per_game, self.val_share = window, value_mix, per_game, val_share
+        self.play, self.window, self.value_mix = play, window, value_mix
+        self.per_game, self.val_share = per_game, val_share
         self.directories = [Path(d) for d in directories]
 
     def files(self) -> str:
@@ -68,7 +83,7 @@ class Generations(BoardDataset):
         newest = self.directories[-self.window :]
         parts = [self._part(directory, name) for directory in newest]
         if not sum(map(len, parts)):
-            raise ValueError(f"dataset: no game of {len(newest)} generations is in {name}; dataset.games= more")
+            raise ValueError(f"dataset: no game of {len(newest)} generations is in {name}; dataset.play.games= more")
         numbers = ", ".join(str(manifest(d)["generation"]) for d in newest)
         return Positions(
             np.concatenate([p.states for p in parts]), torch.cat([p.inputs for p in parts]),
