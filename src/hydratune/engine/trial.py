@@ -178,8 +178,7 @@ class Trial:
             with torch.no_grad():  # else every average would carry the graph of all steps before
                 averages, weights = ([local(t) for t in d.values()] for d in (self.ema, self._averaged))
                 torch._foreach_lerp_(averages, weights, 1 - self.settings.ema)
-        forward, backward = seconds
-        self.meters.add(loss, terms, whole(norm), forward, backward + time.perf_counter() - started)
+        self.meters.add(loss, terms, whole(norm), seconds[0], seconds[1] + time.perf_counter() - started)
 
     def rate_at(self, group: Mapping[str, Any], phase: Phase, step: int) -> float:
         """Of a parameter group; a phase's rate takes the optimizer's place in it."""
@@ -265,19 +264,22 @@ class Trial:
         """
         values = {**self.meters.read(), f"speed/{unit}_per_second": speed}
         values["memory/peak_mb"] = peak_memory_mb(self.runtime.torch_device)
-        assert self.phase is not None
-        rates = rates_now(self.optimizer, self.network.groups, self.phase)  # of each layer group that trains
-        self.run.board.scalars(values | {f"lr/{name}": rate for name, rate in rates.items()}, step)
-        if step > self.phase.first_step + 1:  # which was told when the phase began
+        self.run.board.scalars(values | {f"lr/{name}": rate for name, rate in self.rates().items()}, step)
+        if self.phase is not None and step > self.phase.first_step + 1:  # which was told when the phase began
             self._mark(step)
         self.meters.reset()
         return {"loss": f"{values['train/loss']:.4f}", f"{unit}/s": f"{speed:,.0f}"}
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of every layer group that trains, as the optimizer has it now."""
+        assert self.phase is not None
+        return rates_now(self.optimizer, self.network.groups, self.phase)
 
     # ---- checkpoint
 
     def snapshot(self, step: int, **more: Any) -> checkpoint.Snapshot:
         """Everything that the next step depends on."""
-        state = {
+        return self._tensors.snapshot({
             "step": step,
             "num_steps": self.num_steps,
             **self.state.state_dict(),
@@ -287,14 +289,12 @@ class Trial:
             "precision": str(self.runtime.chosen),
             "threads": self.runtime.numerics.threads,
             **more,
-        }
-        return self._tensors.snapshot(state)
+        })  # fmt: skip
 
     def restore(self, snapshot: checkpoint.Snapshot) -> int:
         """Go on from a snapshot; the step to go on with."""
         self._tensors.take_up(snapshot)
-        state = snapshot.state
-        vars(self.state).update(Progress.read(state).state_dict())
+        vars(self.state).update(Progress.read(snapshot.state).state_dict())
         self.phases = patience.as_they_came(self.planned, self.state.history)
-        self.meters.restore(**state["meters"])
-        return state["step"]
+        self.meters.restore(**snapshot.state["meters"])
+        return snapshot.state["step"]
