@@ -32,6 +32,7 @@ NEEDED = {
     "freeze=pattern": ["freeze.train=[head]"],
     **{f"dataset={d}": ["dataset.path=here"] for d in ("text_csv", "text_columns", "text_files", "causal_files")},
     "dataset=image_csv": ["dataset.path=here"],
+    "dataset=solved": ["dataset.path=here"],
 }
 SUPPLIED = {"input_shape": (3, 32, 32), "text_spec": TextSpec(100, 16, {"pad": 0, "mask": 1}), "inherited": None}
 
@@ -231,6 +232,10 @@ def test_every_experiment_validates(tmp_path: Path) -> None:
 def test_experiments_yield_to_other_groups(experiment: str, other: str, tmp_path: Path) -> None:
     """What is typed is in force, and the values are its own where the experiment does not set them."""
     group, option = other.split("=")
+    if experiment == "connect4_selfplay" and group == "dataset":
+        with pytest.raises(ValueError, match="dataset=cifar10: stage=selfplay makes its data"):
+            make_job([f"experiment={experiment}", other, "init_from=null"], tmp_path)
+        return
     job = make_job([f"experiment={experiment}", other, "init_from=null"], tmp_path)
     plain = make_job([other, "init_from=null"], tmp_path)
     assert job.choices[group] == option

@@ -115,13 +115,15 @@ SMALLER = {
     "bit_flowers5": ["model.weights=null", "dataset.size=64"],
     "camvid_unet": ["dataset.size=[48,64]"],
     "bccd_retinanet": ["dataset.size=96"],
-}
+    "connect4_selfplay": ["generations=2", "dataset.play.games=16", "dataset.play.rows=16", "dataset.play.shard=8",
+                          "search.simulations=2", "dataset.val_share=0.3"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_two_steps_of_each_experiment(experiment: str, tmp_path: Path) -> None:
     """Every shipped recipe composes, builds its network and data, and trains; real data where it needs some."""
-    from hydratune.experiment.run import run_job
+    from hydratune.experiment.selfplay import run_job
 
     job = make_job([f"experiment={experiment}"], tmp_path)
     text = (Path(__file__).parents[1] / "conf" / "experiment" / f"{experiment}.yaml").read_text()

@@ -4,7 +4,8 @@
 
 Tiny networks with BatchNorm and dropout, augmentation, averaged weights, AdamW; every freezing strategy; images in
 memory and decoded by two workers; one process or two. `--only detection` or `segmentation` does the same to a
-RetinaNet, and to a U-Net with two losses, while everything trains. Each variant is hit ten times on its way, ended, and
+RetinaNet, and to a U-Net with two losses, while everything trains; `--only selfplay` to generations of Tic-tac-toe that
+two processes play, whose games are compared, too. Each variant is hit ten times on its way, ended, and
 compared with the same run that nobody touched: weights, moments, averages, metrics, TensorBoard. Where a kill has hit
 is read off the stack that the process writes just before.
 """
@@ -50,6 +51,7 @@ if __name__ == "__main__":
 """
 # Function on the stack -> the phase of the run that it means, the innermost first that is found
 WHERE = {
+    "_publish": "publishing a generation", "by_processes": "playing", "_first_generation": "before playing",
     "save": "a save", "prune": "a save", "evaluate_tails": "evaluation", "finish": "the end: test and report",
     "step": "a training step", "advance": "between steps", "run_jobs": "assembly", "_run": "composing",
 }  # fmt: skip
@@ -75,6 +77,11 @@ SCENES = {
     "segmentation": [*DENSE, "dataset=image_masks", "dataset.root=SCENES", "dataset.task.head=unet",
                      "dataset.task.dice=1"],
 }  # fmt: skip
+SELFPLAY = ["stage=selfplay", "dataset/game=tictactoe", "model=board_resnet", "model.blocks=2", "model.width=16",
+            "init_from=null", "generations=4", "steps=40", "engine.eval_every=10", "engine.save_every=5",
+            "batch_size=32", "search.simulations=16", "dataset.play.games=384", "dataset.play.rows=16",
+            "dataset.play.shard=48", "dataset.val_share=0.2", "optimizer=adamw", "engine.ema=0.9", "runtime.threads=2",
+            "runtime.precision=fp32", "runtime.layout=contiguous"]  # fmt: skip
 
 
 def images(home: Path) -> None:
@@ -97,9 +104,10 @@ class Runner:
         launcher = TORCHRUN if world > 1 else []
         homes = {"IMAGES": "images", "BOXES": "boxes", "SCENES": "scenes"}
         arguments = [next((o.replace(n, str(self.home / p)) for n, p in homes.items() if n in o), o) for o in options]
+        own = [f"outputs={directory}-outputs"] if "stage=selfplay" in options else ["test=true"]
         return subprocess.Popen(
             [sys.executable, *launcher, str(self.home / "stub.py"), str(self.home / "stack"), *arguments,
-             f"hydra.run.dir={directory}", "resume=auto", "test=true"],
+             f"hydra.run.dir={directory}", "resume=auto", *own],
             cwd=self.home, env=environment(FAULT_SLOW="0.03"), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=(self.home / "errors").open("wb"),
         )  # fmt: skip
@@ -110,10 +118,14 @@ class Runner:
 
     def whole(self, options: list[str], world: int) -> tuple[Path, float]:
         directory, began = self.home / "whole", time.monotonic()
-        shutil.rmtree(directory, ignore_errors=True)
+        self.clear(directory)
         code = self.start(options, directory, world).wait()
         assert code == 0, (self.home / "errors").read_text()[-3000:]
         return directory, time.monotonic() - began
+
+    def clear(self, directory: Path) -> None:
+        for path in (directory, directory.with_name(f"{directory.name}-outputs")):
+            shutil.rmtree(path, ignore_errors=True)
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Where it is, then SIGKILL for all of it."""
@@ -132,12 +144,22 @@ class Runner:
         self.hits[found] += 1
 
 
+def other_games(whole: Path, broken: Path) -> list[str]:
+    """Generations whose games are not the same ones."""
+    made = []
+    for directory in (whole, broken):
+        path = directory / "generations.json"
+        names = json.loads(path.read_text()) if path.is_file() else []
+        made.append([json.loads((Path(name) / "manifest.json").read_text())["files"] for name in names])
+    return [f"generation {i + 1}: other games" for i, (a, b) in enumerate(zip(*made, strict=True)) if a != b]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", type=int, default=2)
-    parser.add_argument("--only", choices=list(SCENES))
+    parser.add_argument("--only", choices=[*SCENES, "selfplay"])
     options = parser.parse_args()
     chance = random.Random(options.seed)
     console = Console(width=120)
@@ -146,7 +168,9 @@ def main() -> int:
         images(runner.home / "images")
         wrong: list[str] = []
         done = variants(options.world)
-        if options.only:
+        if options.only == "selfplay":
+            done = [("selfplay", SELFPLAY, 1)]
+        elif options.only:
             coco_home(runner.home / "boxes", count=40)
             scenes(runner.home, count=40)
             done = [(options.only, SCENES[options.only], 1)]
@@ -157,7 +181,7 @@ def main() -> int:
             rounds += 1
             whole, seconds = runner.whole([*arguments, f"seed={rounds}"], world)
             broken = runner.home / "broken"
-            shutil.rmtree(broken, ignore_errors=True)
+            runner.clear(broken)
             before = runner.hit
             while runner.hit - before < 10 and runner.hit < options.kills and not runner.finished(broken):
                 process = runner.start([*arguments, f"seed={rounds}"], broken, world)
@@ -166,7 +190,10 @@ def main() -> int:
                 runner.kill(process)
             code = runner.start([*arguments, f"seed={rounds}"], broken, world).wait()
             kills = runner.hit - before
-            unequal = differences(whole, broken) if code == 0 else [(runner.home / "errors").read_text()[-2000:]]
+            if code == 0:
+                unequal = [*differences(whole, broken), *other_games(whole, broken)]
+            else:
+                unequal = [(runner.home / "errors").read_text()[-2000:]]
             runner.equal += 0 if unequal else kills
             wrong += [f"{name}: {u}" for u in unequal]
             said = "equal" if not unequal else f"DIFFERS: {unequal[0]}"

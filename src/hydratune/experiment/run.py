@@ -207,11 +207,14 @@ class Round:
             )
             if prepared.snapshot is not None:
                 trial.restore(prepared.snapshot)
-            report.show_start(screen, run, job, group, streams.train, prepared.first_step, trial.num_steps)
+            told = screen.quieter(prepared.begins_generation and prepared.first_step > 0)
+            if told is not screen:
+                screen.line(f"train: {group.dataset.split_summary(group.train_split)}")
+            report.show_start(told, run, job, group, streams.train, prepared.first_step, trial.num_steps)
             if not prepared.resumes:
                 report.show_load(screen, run, self.start.loaded, prepared.frozen_at_random(self.start.loaded))
             report.show_phases(
-                screen, run, prepared.network, prepared.phases, costs, runtime, self.start.how, prepared.gradient_norms
+                told, run, prepared.network, prepared.phases, costs, runtime, self.start.how, prepared.gradient_norms
             )
             if trial.settings.recompute:
                 report.show_recomputed(screen, run, prepared.network.groups, prepared.phases)

@@ -27,6 +27,10 @@ class Screen:
         # All that is shown is text: names and errors of others may hold what rich would take for its markup.
         self.console = Console(file=out, highlight=False, markup=False, emoji=False, width=width, quiet=quiet)
 
+    def quieter(self, quiet: bool) -> Screen:
+        """One that shows nothing of what has been shown before, or this one."""
+        return Screen(self.console.file, quiet=True) if quiet else self
+
     def line(self, text: str) -> None:
         self.console.print(as_shown(text), soft_wrap=True)
 
