@@ -49,7 +49,7 @@ class Node:
 
 
 class Reference:
-    def __init__(self, game: Game, forward: Callable, c_visit: float = 50.0, c_scale: float = 1.0) -> None:
+    def __init__(self, game: Game, forward: Callable, c_visit: float = 50.0, c_scale: float = 0.1) -> None:
         self.game, self.forward, self.c_visit, self.c_scale = game, forward, c_visit, c_scale
 
     def node(self, state: np.ndarray) -> Node:
@@ -111,26 +111,28 @@ class Reference:
         return max((a for a in policy if a not in lost), key=lambda a: policy[a] - node.visits.get(a, 0) / (1 + total))
 
     def search(self, state: np.ndarray, simulations: int, considered: int, noise: np.ndarray) -> tuple[int, dict, Node]:
-        """(move, improved policy, root): algorithm 1 with algorithm 2's targets."""
+        """(move, improved policy, root): algorithm 1 with algorithm 2's targets, halved as mctx halves."""
         root = self.node(state)
         drawn = {a: x + float(noise[a]) for a, x in root.logits.items()}
-        left = sorted(drawn, key=lambda a: -drawn[a])[:considered]
-        rounds = max(math.ceil(math.log2(len(left))), 1)
-        done = 0
-        while done < simulations:
-            for _ in range(max(simulations // (rounds * len(left)), 1)):
-                for _ in range(len(left)):
-                    if done == simulations:
-                        break
-                    sigma = self.sigma(root)
-                    fewest = min(root.visits.get(a, 0) for a in left)
-                    due = [a for a in left if root.visits.get(a, 0) == fewest]
-                    self.simulate(root, max(due, key=lambda a: drawn[a] + sigma[a]))
-                    done += 1
+        for wanted in considered_visits(min(considered, len(drawn)), simulations):
             sigma = self.sigma(root)
-            keep = max(len(left) // 2, min(2, len(left)))
-            left = sorted(left, key=lambda a: -(drawn[a] + sigma[a]))[:keep]
+            due = [a for a in drawn if root.visits.get(a, 0) == wanted]
+            self.simulate(root, max(due, key=lambda a: drawn[a] + sigma[a]))
         sigma = self.sigma(root)
         most = max(root.visits.values())
         best = [a for a in root.logits if root.visits.get(a, 0) == most]
         return max(best, key=lambda a: drawn[a] + sigma[a]), self.improved(root), root
+
+
+def considered_visits(considered: int, simulations: int) -> list[int]:
+    """As mctx.seq_halving.get_sequence_of_considered_visits writes it down."""
+    if considered <= 1:
+        return list(range(simulations))
+    rounds, sequence, visits, left = math.ceil(math.log2(considered)), [], [0] * considered, considered
+    while len(sequence) < simulations:
+        for _ in range(max(1, int(simulations / (rounds * left)))):
+            sequence += visits[:left]
+            for i in range(left):
+                visits[i] += 1
+        left = max(2, left // 2)
+    return sequence[:simulations]

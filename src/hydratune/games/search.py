@@ -47,16 +47,17 @@ class Search(ABC):
 
 class Gumbel(Search):
     """Sequential halving at the root over Gumbel-Top-k moves, and within the tree the move whose visits fall behind its
-    improved policy most (Danihelka et al., ICLR 2022, algorithms 1 and 2, equations 7 to 14).
+    improved policy most (Danihelka et al., ICLR 2022, algorithms 1 and 2, equations 7 to 14). Halved as by mctx: a move
+    that was left behind may come back, where it is as often visited.
     """
 
     def __init__(
-        self, simulations: int | list[int] = 64, considered: int = 16, c_visit: float = 50.0, c_scale: float = 1.0,
+        self, simulations: int | list[int] = 64, considered: int = 16, c_visit: float = 50.0, c_scale: float = 0.1,
         rescale: bool = False,
     ) -> None:  # fmt: skip
         """considered: moves that are looked at, at most. A value q counts (c_visit + visits of the most visited move) *
-        c_scale * q in logits; q from 0 to 1, or with `rescale` spread to that between the worst and the best move
-        (mctx, with c_scale 0.1).
+        c_scale * q in logits; q from 0 to 1, or with `rescale` spread to that between the worst and the best move, as
+        mctx has it, whose c_scale this is; the paper's is 1.
         """
         if considered < 2:
             raise ValueError(f"search.considered={considered}: at least 2")
