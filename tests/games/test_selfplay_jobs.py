@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,34 @@ def test_jobs_share_their_first_generation_and_learn_as_alone(tmp_path: Path) ->
     for job, strategy in zip(jobs, ("none", "head_only"), strict=True):
         alone = make_job([*SMALL, f"freeze={strategy}", "generations=2"], tmp_path / f"alone-{strategy}", sweep=True)
         assert hashes(run_job(alone, screen).directory) == hashes(job.directory)
+
+
+def test_a_cached_trunk_is_that_of_the_generation(tmp_path: Path) -> None:
+    """Each generation has other positions: what was cached of the one before is not read again."""
+    found = []
+    for cache in ("memory", "off"):
+        line = [*SMALL, "freeze=head_only", f"freeze.cache={cache}"]
+        found.append(hashes(run_job(make_job(line, tmp_path / cache), Screen(quiet=True)).directory))
+    assert found[0] == found[1]
+
+
+def test_a_run_that_is_there_is_not_gone_on_with_unasked(tmp_path: Path) -> None:
+    directory = run_job(make_job([*SMALL, "generations=2"], tmp_path), Screen(quiet=True)).directory
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_job(make_job([*SMALL, "generations=3"], tmp_path), Screen(quiet=True))
+    first = json.loads((directory / "generations.json").read_text())[0]
+    shutil.rmtree(first)
+    with pytest.raises(ValueError, match="has learned from .*, which is gone"):
+        run_job(make_job([*SMALL, "generations=3", "resume=auto"], tmp_path), Screen(quiet=True))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: dict[str, Any], tmp_path: Path) -> None:
+    """And what is trained again is trained on the generations of those steps."""
+    run_job(make_job([*SMALL, "generations=2", "engine.keep=2"], tmp_path), Screen(quiet=True))
+    newest = checkpoint.path_of(tmp_path / "run" / "checkpoints", 8)
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    again = run_job(make_job([*SMALL, "engine.keep=2", "resume=auto"], tmp_path), Screen(quiet=True))
+    assert hashes(again.directory) == whole
 
 
 def test_a_run_can_be_made_longer_and_is_the_longer_one(whole: dict[str, Any], tmp_path: Path) -> None:

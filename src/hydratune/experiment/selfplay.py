@@ -58,12 +58,15 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
         for job in first:
             job.directory.mkdir(parents=True, exist_ok=True)
             write_json(job.directory / MADE, remembered)
-    begin = [job for job in jobs if Progress.of(job).generation == 1]
+    # Where a run lies that nobody asked to go on with, that is refused as in every stage.
+    begin = [job for job in jobs if Progress.of(job).generation == 1 or job.config.resume is None]
+    ended = set()
     for job, outcome in _trained(begin, 1, screen, screen_for):
         if isinstance(outcome, Exception) or _target(job) <= 1 / job.config.generations:
+            ended.add(job)
             yield job, outcome
     for job in jobs:
-        if Progress.of(job).generation > 1 or job not in begin:
+        if job not in ended:
             yield job, _onward(job, screen_for(job))
 
 
@@ -76,17 +79,16 @@ def learning(job: Job, screen: Screen) -> Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """generation: that which the next step belongs to, from 1; begun: whether it has made a step of it."""
+    """How far a run is. generation: that which its next step belongs to, from 1."""
 
     step: int
     generation: int
 
     @staticmethod
     def of(job: Job) -> Progress:
-        steps = checkpoint.steps(job.directory / "checkpoints")
-        step = max(steps, default=0)
-        per = job.config.steps or 1
-        return Progress(step, min(step // per + 1, job.config.generations))
+        newest, _ = checkpoint.newest_valid(job.directory / "checkpoints")
+        step = 0 if newest is None else int(newest.name.removeprefix("step-"))
+        return Progress(step, min(step // (job.config.steps or 1) + 1, job.config.generations))
 
 
 def _target(job: Job) -> float:
@@ -96,7 +98,6 @@ def _target(job: Job) -> float:
 
 def _onward(job: Job, screen: Screen) -> Outcome:
     """The generations after the first."""
-    config, outcome = job.config, None
     try:
         while True:
             at = Progress.of(job)
@@ -104,14 +105,8 @@ def _onward(job: Job, screen: Screen) -> Outcome:
             if len(known) < at.generation:
                 known = [*known, str(_next_generation(job, at, screen))]
                 write_json(job.directory / MADE, known)
-            ((_, outcome),) = _trained(
-                [replace(job, config=job.with_config(resume="auto").config)], at.generation, screen, lambda _: screen
-            )
-            if (
-                isinstance(outcome, Exception)
-                or at.generation >= config.generations
-                or _target(job) <= at.generation / config.generations
-            ):
+            ((_, outcome),) = _trained([job.with_config(resume="auto")], at.generation, screen, lambda _: screen)
+            if isinstance(outcome, Exception) or _target(job) <= at.generation / job.config.generations:
                 return outcome
     except Exception as error:
         return error
@@ -139,11 +134,15 @@ def _with(job: Job, directories: Sequence[str]) -> Job:
 
 
 def made_for(job: Job) -> list[str]:
-    """The generations that a run directory names, as far as they are still there."""
+    """The generations that a run directory names. Raises ValueError where one is gone: the run cannot be the same."""
     path = job.directory / MADE
-    found = json.loads(path.read_text()) if path.is_file() else []
-    lost = next((i for i, directory in enumerate(found) if not Path(directory).is_dir()), len(found))
-    return found[:lost]
+    found: list[str] = json.loads(path.read_text()) if path.is_file() else []
+    lost = next((directory for directory in found if not Path(directory).is_dir()), None)
+    if lost is not None:
+        raise ValueError(
+            f"resume: {job.directory} has learned from {lost}, which is gone. init_from= trains on from it"
+        )
+    return found
 
 
 # ---- who plays
@@ -172,5 +171,5 @@ def _next_generation(job: Job, at: Progress, screen: Screen) -> Path:
 
 def _played(player: Player, number: int, screen: Screen) -> Path:
     job = player.job
-    workers = 1 if job.sweep else job.config.threads or torch.get_num_threads()
+    workers = job.config.threads or torch.get_num_threads()
     return made(player, number, Path(job.config.outputs) / "generations", screen, workers)

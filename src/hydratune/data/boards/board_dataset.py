@@ -32,6 +32,7 @@ class Positions:
     kinds: Tensor
     kind_names: Sequence[str] = ()
     summary: str = ""
+    identity: str = ""  # which positions they are, where the configuration does not say it
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -94,7 +95,7 @@ class BoardStream(Stream):
         moves = [torch.arange(game.num_actions), *(torch.from_numpy(s.actions) for s in found)]
         self._cells, self._moves = torch.stack(cells).to(self.device), torch.stack(moves).to(self.device)
         self.views = self._count = len(cells)
-        self.form = f"{game.name}, {game.planes[0]} planes, {self.views} views"
+        self.form = f"{game.name}, {game.planes[0]} planes, {self.views} views {split.identity}"
         self._inputs = split.inputs.to(self.device)
         self._targets: PositionTargets = mapped(lambda t: t.to(self.device), split.targets)
 

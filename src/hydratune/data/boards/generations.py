@@ -89,6 +89,7 @@ class Generations(BoardDataset):
             np.concatenate([p.states for p in parts]), torch.cat([p.inputs for p in parts]),
             PositionTargets(*(torch.cat(t) for t in zip(*(p.targets for p in parts), strict=True))),
             torch.cat([p.kinds for p in parts]), summary=f"{sum(map(len, parts)):,} positions of generation {numbers}",
+            identity=" ".join(manifest(d)["id"] for d in newest),
         )  # fmt: skip
 
     def news(self) -> Mapping[str, Summary]:
