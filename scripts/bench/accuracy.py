@@ -242,9 +242,9 @@ def pretrained(options: argparse.Namespace, console: Console) -> None:
     for column in ("work", "labels", "metric", "steps", "pretrained", "from scratch"):
         table.add_column(column)
     with tempfile.TemporaryDirectory() as copies:
-        for work in works():
+        for work in [w for w in works() if not options.works or w.name in options.works]:
             for labels in ("5%", "100%"):
-                root = [f"dataset.root={few_labels(work.data, Path(copies) / work.name)}"] if labels == "5%" else []
+                root = [f"dataset.root={few_labels(work.data, Path(copies) / work.name.replace(', ', '-'))}"] if labels == "5%" else []
                 cells = []
                 for what, start in (("pretrained", work.pretrained), ("scratch", work.scratch)):
                     line = [*work.line, *root, start, f"steps={work.steps}", "stage=finetune", "freeze=none", LAST]

@@ -341,6 +341,7 @@ def main() -> None:
     parser.add_argument("row", choices=list(rows))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--works", nargs="+", default=[], help="of pretrained: only these, such as camvid")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--results", type=Path, default=Path("vision.jsonl"), help="what was measured, kept")
     options = parser.parse_args()
