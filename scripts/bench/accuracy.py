@@ -244,7 +244,11 @@ def pretrained(options: argparse.Namespace, console: Console) -> None:
     with tempfile.TemporaryDirectory() as copies:
         for work in [w for w in works() if not options.works or w.name in options.works]:
             for labels in ("5%", "100%"):
-                root = [f"dataset.root={few_labels(work.data, Path(copies) / work.name.replace(', ', '-'))}"] if labels == "5%" else []
+                root = (
+                    [f"dataset.root={few_labels(work.data, Path(copies) / work.name.replace(', ', '-'))}"]
+                    if labels == "5%"
+                    else []
+                )
                 cells = []
                 for what, start in (("pretrained", work.pretrained), ("scratch", work.scratch)):
                     line = [*work.line, *root, start, f"steps={work.steps}", "stage=finetune", "freeze=none", LAST]
