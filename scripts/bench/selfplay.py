@@ -100,6 +100,8 @@ def command(options: argparse.Namespace, *line: str, until: float | None = None)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait()
+    if process.returncode not in (0, 143):
+        raise SystemExit(f"hydratune {' '.join(line)}: status {process.returncode}")
     return time.perf_counter() - started
 
 
@@ -158,7 +160,7 @@ def longer(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """As many minutes of its own data as self-play has of games, at self-play's rate, from the pretrained weights."""
     start = run_of(options, "pretrain", f"seed{seed}").resolve()
     line = ["experiment=connect4_pretrain", "stage=finetune", "dataset=connect4", f"init_from={start}", "test=false"]
-    line += ["schedule=constant", "optimizer.lr=5e-4", "steps=1000000", "engine.eval_every=500"]
+    line += ["schedule=constant", "optimizer.lr=5e-4", "steps=1000000", "engine.eval_every=500", "monitor=latest"]
     spent = command(options, *line, f"seed={seed}", f"name=longer{seed}", until=60 * options.minutes)
     player = loaded(run_of(options, "finetune", f"longer{seed}"))
     return {"minutes": spent / 60, **wrong_moves(player.forward, player.game)}
@@ -189,7 +191,9 @@ def matches(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     first = loaded(run_of(options, "selfplay", f"seed{seed}"))
     found: dict[str, Any] = {}
     for name, path in (("pretrained", ("pretrain", f"seed{seed}")), ("longer", ("finetune", f"longer{seed}"))):
-        result = play_match(first.game, first, loaded(run_of(options, *path)), openings(first.game, 4, 200, seed))
+        if not (where := run_of(options, *path)).exists():
+            continue
+        result = play_match(first.game, first, loaded(where), openings(first.game, 4, 200, seed))
         low, high = result.interval()
         found |= {
             f"{name} share": result.share,
@@ -287,7 +291,7 @@ def plain(options: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 
 def speed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """256 games, 64 simulations, in turns; one thread and all; the tree's share is what the network does not take."""
+    """256 games, 64 simulations, in turns, with all threads; the tree's share is what the network does not take."""
     player = loaded(run_of(options, "pretrain", f"seed{options.seeds[0]}"))
     game, draw = player.game, np.random.default_rng(seed)
     states = np.repeat(game.start()[None], 300, 0)
@@ -297,12 +301,13 @@ def speed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         states = states[np.isnan(game.result(states))]
     states = states[:256]
     noise = draw.gumbel(size=(len(states), 7)).astype(np.float32)
-    inside = [0.0]
+    inside, asked = [0.0], [0]
 
     def forward(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         started = time.perf_counter()
         found = player.forward(at)
         inside[0] += time.perf_counter() - started
+        asked[0] += len(at)
         return found
 
     turns = np.stack([schedule(int(w), 64) for w in game.legal(states).sum(1)])
@@ -310,15 +315,16 @@ def speed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     ours: list[float] = []
     theirs: list[float] = []
     tree: list[float] = []
-    for _ in range(7):
-        for search, rates in (
-            (lambda: Gumbel(64).search(game, forward, states, noise), ours),
-            (lambda: plainly.search(states, noise, turns), theirs),
-        ):
-            inside[0], started = 0.0, time.perf_counter()
+    both = [
+        (lambda: Gumbel(64).search(game, forward, states, noise), ours),
+        (lambda: plainly.search(states, noise, turns), theirs),
+    ]
+    for turn in range(8):
+        for search, rates in both if turn % 2 else both[::-1]:
+            inside[0], asked[0], started = 0.0, 0, time.perf_counter()
             search()
             spent = time.perf_counter() - started
-            rates.append(65 * len(states) / spent)
+            rates.append(65 * len(states) / spent)  # positions looked at: those that have ended need no network
             if rates is ours:
                 tree.append(1 - inside[0] / spent)
     spiel = spiel_rate(run_of(options, "pretrain", f"seed{options.seeds[0]}"))
@@ -337,13 +343,21 @@ def spiel_rate(run: Path) -> float:
     from open_spiel.python.algorithms import mcts as python_mcts
 
     alone = hydratune.load(run).player("", 64, rows=1)
-    known: dict[str, tuple[np.ndarray, float]] = {}
+    known: dict[str, tuple[np.ndarray, float]] = {}  # of this move
+    places: dict[tuple[int, ...], np.ndarray] = {(): alone.game.start()}
+    looked = [0]
+
+    def place(history: tuple[int, ...]) -> np.ndarray:
+        if history not in places:
+            places[history] = alone.game.play(place(history[:-1])[None], np.array(history[-1:]))[0]
+        return places[history]
 
     class Evaluator(python_mcts.Evaluator):
         def _said(self, state: Any) -> tuple[np.ndarray, float]:
             key = state.history_str()
             if key not in known:
-                logits, values = alone.forward(alone.game.after(state.history())[None])
+                looked[0] += 1
+                logits, values = alone.forward(place(tuple(state.history()))[None])
                 known[key] = logits[0], float(values[0])
             return known[key]
 
@@ -364,7 +378,8 @@ def spiel_rate(run: Path) -> float:
         if state.is_terminal():
             state = game.new_initial_state()
         state.apply_action(bot.step(state))
-    return len(known) / (time.perf_counter() - started)
+        known.clear()
+    return looked[0] / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

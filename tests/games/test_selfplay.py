@@ -127,7 +127,8 @@ def test_train_and_val_have_no_game_in_common_and_the_newest_are_kept(tmp_path: 
     assert len(train) == alone[2] + alone[4] and len(val) == alone[3] + alone[5]
     few = Tiny(C4, directories=made[:1], val_share=0.3, per_game=3).split("train")
     assert len(few) <= 3 * 20 and len(few) < alone[0]
-    assert Tiny(C4, directories=made).files() == "1-0"
+    assert Tiny(C4, directories=made).files() == "1-0 2-0 3-0"
+    assert Tiny(C4, directories=made, grows=True).files() == "1-0"
     with pytest.raises(ValueError, match="holds games of connect4, not of tictactoe"):
         Tiny(TTT, directories=made).split("train")
     with pytest.raises(ValueError, match=r"dataset\.directories: stage=selfplay makes them"):

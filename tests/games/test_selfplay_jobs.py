@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,11 +30,16 @@ SMALL = [
 ]  # fmt: skip
 
 
+def generations(directory: Path) -> list[str]:
+    found: list[str] = json.loads((directory / "generations.json").read_text())["generations"]
+    return found
+
+
 def hashes(directory: Path) -> dict[str, Any]:
     """Of what a run has made: its weights, and every game that it learned from."""
     record = RunRecord.read(directory)
     assert record.status == "complete"
-    made = json.loads((directory / "generations.json").read_text())
+    made = generations(directory)
     files = [json.loads((Path(d) / "manifest.json").read_text())["files"] for d in made]
     best = checkpoint.path_of(directory / "checkpoints", record.best_step)
     return {"weights": checkpoint.model_hash(best), "games": files, "steps": record.num_steps}
@@ -131,8 +137,14 @@ def workers_in(home: Path) -> list[str]:
     """Processes that play there; given a while to notice that nobody listens to them."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
-        alive = [line for line in listed if "play_worker" in line and str(home) in line]
+        alive = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (
+                    b"play_worker" in (process / "cmdline").read_bytes()
+                    and (process / "cwd").resolve() == home.resolve()
+                ):
+                    alive.append(process.name)
         if not alive:
             return []
         time.sleep(0.05)
@@ -155,7 +167,7 @@ def test_jobs_share_their_first_generation_and_learn_as_alone(tmp_path: Path) ->
     screen = Screen(quiet=True)
     outcomes = dict(run_jobs(jobs, screen, lambda _: screen))
     assert [type(o).__name__ for o in outcomes.values()] == ["Result", "Result"]
-    first = {json.loads((job.directory / "generations.json").read_text())[0] for job in jobs}
+    first = {generations(job.directory)[0] for job in jobs}
     assert len(first) == 1
     for job, strategy in zip(jobs, ("none", "head_only"), strict=True):
         alone = make_job([*SMALL, f"freeze={strategy}", "generations=2"], tmp_path / f"alone-{strategy}", sweep=True)
@@ -175,7 +187,7 @@ def test_a_run_that_is_there_is_not_gone_on_with_unasked(tmp_path: Path) -> None
     directory = run_job(make_job([*SMALL, "generations=2"], tmp_path), Screen(quiet=True)).directory
     with pytest.raises(ValueError, match="already holds a run"):
         run_job(make_job([*SMALL, "generations=3"], tmp_path), Screen(quiet=True))
-    first = json.loads((directory / "generations.json").read_text())[0]
+    first = generations(directory)[0]
     shutil.rmtree(first)
     with pytest.raises(ValueError, match="has learned from .*, which is gone"):
         run_job(make_job([*SMALL, "generations=3", "resume=auto"], tmp_path), Screen(quiet=True))
@@ -194,8 +206,40 @@ def test_a_run_can_be_made_longer_and_is_the_longer_one(whole: dict[str, Any], t
     run_job(make_job([*SMALL, "generations=2"], tmp_path), Screen(quiet=True))
     longer = run_job(make_job([*SMALL, "generations=3", "resume=auto"], tmp_path), Screen(quiet=True))
     assert hashes(longer.directory) == whole
-    with pytest.raises(ValueError, match="steps: 4 -> 5"):
-        run_job(make_job([*SMALL, "steps=5", "generations=4", "resume=auto"], tmp_path), Screen(quiet=True))
+    for other, changed in (("steps=5", "steps: 4 -> 5"), ("search.simulations=5", "search.simulations: 4 -> 5")):
+        with pytest.raises(ValueError, match=changed):
+            run_job(make_job([*SMALL, other, "generations=4", "resume=auto"], tmp_path), Screen(quiet=True))
+    assert len(generations(longer.directory)) == 3  # nothing was played before it was refused
+
+
+def test_what_died_before_its_first_checkpoint_binds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another seed in the same directory plays games of its own."""
+
+    def deadly(*arguments: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(selfplay, "_trained", deadly)
+        with pytest.raises(Killed):
+            run_job(make_job([*SMALL, "generations=1"], tmp_path), Screen(quiet=True))
+    found = run_job(make_job([*SMALL, "generations=1", "seed=1"], tmp_path), Screen(quiet=True))
+    alone = run_job(make_job([*SMALL, "generations=1", "seed=1"], tmp_path / "alone"), Screen(quiet=True))
+    assert hashes(found.directory) == hashes(alone.directory)
+
+
+def test_a_run_that_stops_for_lack_of_patience_ends(tmp_path: Path) -> None:
+    """The rest of its generations is not played."""
+    line = [*SMALL, "monitor=null", "engine.patience=1", "generations=9", "optimizer.lr=1e-9", "engine.eval_every=2"]
+    result = run_job(make_job(line, tmp_path), Screen(quiet=True))
+    assert result.record.status == "complete" and result.record.stopped and len(generations(result.directory)) < 9
+
+
+def test_models_that_begin_with_the_same_tensors_play_games_of_their_own(tmp_path: Path) -> None:
+    """The groups of GroupNorm are no tensor."""
+    line = [*SMALL, "generations=1", f"outputs={tmp_path}/outputs"]
+    one = run_job(make_job(line, tmp_path / "one"), Screen(quiet=True)).directory
+    two = run_job(make_job([*line, "model.norm_groups=4"], tmp_path / "two"), Screen(quiet=True)).directory
+    assert generations(one) != generations(two)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +250,9 @@ def test_a_run_can_be_made_longer_and_is_the_longer_one(whole: dict[str, Any], t
         (["generations=0"], "generations=0: must be a whole number"),
         (["search.simulation=3"], "search.simulation"),
         (["dataset.play.games=0"], r"dataset\.play\.games=0: at least 1"),
-        (["dry_run=true"], "dry_run=true: stage=selfplay plays before it trains"),
+        (["dry_run=true"], "dry_run=true: what stage=selfplay trains on is played first"),
+        (["search.simulations=0"], "search.simulations=0: stage=selfplay wants one whole number"),
+        (["dataset.play.precision=fp16"], r"dataset\.play\.precision=fp16: auto, fp32 or bf16"),
     ],
 )
 def test_what_cannot_be_is_refused(typed: list[str], message: str, tmp_path: Path) -> None:

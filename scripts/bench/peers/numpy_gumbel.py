@@ -14,8 +14,9 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 class PlainGumbel:
-    def __init__(self, game, forward, simulations: int, c_visit: float = 50.0) -> None:
-        self.game, self.forward, self.simulations, self.c_visit = game, forward, simulations, c_visit
+    def __init__(self, game, forward, simulations: int, c_visit: float = 50.0, c_scale: float = 0.1) -> None:
+        self.game, self.forward, self.simulations = game, forward, simulations
+        self.c_visit, self.c_scale = c_visit, np.float32(c_scale)
 
     def completed(self, g: np.ndarray, n: np.ndarray) -> np.ndarray:
         visits, logits, legal = self.visits[g, n], self.logits[g, n], self.legal[g, n]
@@ -26,16 +27,16 @@ class PlainGumbel:
         count = visits.sum(1)
         mixed = (self.value[g, n] + count * mean) / (1 + count)
         q = np.where(seen, q, mixed[:, None])
-        return np.where(legal, (self.c_visit + visits.max(1, keepdims=True)) * (q + 1) / 2, 0)
+        return np.where(legal, self.c_scale * (self.c_visit + visits.max(1, keepdims=True)) * (q + 1) / 2, 0)
 
     def search(self, states: np.ndarray, noise: np.ndarray, turns: np.ndarray) -> np.ndarray:
         games, size, moves = len(states), self.simulations + 1, self.game.num_actions
         g = np.arange(games)
         self.states = np.zeros((games, size, self.game.words), np.uint64)
-        self.logits, self.legal = np.zeros((games, size, moves)), np.zeros((games, size, moves), bool)
-        self.visits, self.total = np.zeros((games, size, moves)), np.zeros((games, size, moves))
+        self.logits, self.legal = np.zeros((games, size, moves), np.float32), np.zeros((games, size, moves), bool)
+        self.visits, self.total = (np.zeros((games, size, moves), np.float32) for _ in (0, 1))
         self.children = np.full((games, size, moves), -1)
-        self.value, self.ended = np.zeros((games, size)), np.zeros((games, size), bool)
+        self.value, self.ended = np.zeros((games, size), np.float32), np.zeros((games, size), bool)
         self.add(g, np.zeros(games, int), states)
         root = np.zeros(games, int)
         for sim in range(self.simulations):

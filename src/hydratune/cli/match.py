@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from hydratune.config.errors import explain
 from hydratune.core.markdown import as_shown
+from hydratune.games.game import Game
 from hydratune.record.screen import Screen
 
 
@@ -64,13 +65,14 @@ def match(arguments: argparse.Namespace, screen: Screen) -> None:
     if arguments.games is not None and arguments.games < 2:
         raise ValueError(f"--games {arguments.games}: at least 2, one with either colour")
     own, theirs = (arguments.simulations * 2)[:2]
+    if arguments.first.partition(":")[0] in ("random", "minmax", "mcts"):
+        raise ValueError(f"{arguments.first}: comes second; the first player is a run")
     first_run = load(arguments.first, trust=arguments.trust)
     game = first_run.game
     second: Player | None = named(arguments.second, game, arguments.seed)
     if second is None:
         other = load(arguments.second, trust=arguments.trust)
-        if (other.game.name, other.game.num_actions) != (game.name, game.num_actions):
-            raise ValueError(f"{arguments.second} plays {other.game.name}, and {arguments.first} {game.name}")
+        refuse_another_game(game, arguments.first, other.game, arguments.second)
         second = other.player(arguments.second, theirs)
     first = first_run.player(arguments.first, own)
     pairs = None if arguments.games is None else arguments.games // 2
@@ -92,8 +94,14 @@ def match(arguments: argparse.Namespace, screen: Screen) -> None:
         screen.line(f"{result.games - result.distinct} of the games are repetitions of others")
 
 
+def refuse_another_game(game: Game, name: str, other: Game, others: str) -> None:
+    """Raises ValueError."""
+    if (other.name, other.num_actions) != (game.name, game.num_actions):
+        raise ValueError(f"{others} plays {other.name}, and {name} plays {game.name}")
+
+
 def said(simulations: int) -> str:
-    return f"{simulations} simulations" if simulations else "its policy alone"
+    return f"{simulations} simulations" if simulations else "policy only"
 
 
 def moves_of(text: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hydratune.cli.match import moves_of
+from hydratune.cli.match import moves_of, refuse_another_game
 from hydratune.config.errors import explain
 from hydratune.core.markdown import as_shown
 from hydratune.record.screen import Screen
@@ -55,9 +55,9 @@ def play(arguments: argparse.Namespace, screen: Screen) -> None:
     if arguments.against is not None:
         other = named(arguments.against, game)
         if other is None:
-            other = load(arguments.against, trust=arguments.trust).player(
-                arguments.against, arguments.simulations, rows=1
-            )
+            theirs = load(arguments.against, trust=arguments.trust)
+            refuse_another_game(game, arguments.run, theirs.game, arguments.against)
+            other = theirs.player(arguments.against, arguments.simulations, rows=1)
     names = [game.action_name(a) for a in range(game.num_actions)]
     moves = moves_of(arguments.moves, names)
     networks_turn = 0 if arguments.second else 1

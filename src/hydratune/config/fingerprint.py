@@ -15,7 +15,7 @@ from hydratune.core.version import __version__
 # Where things lie and how they are read changes no weight.
 PLACES = {
     "root", "path", "download", "memory_mb", "workers", "log_every", "save_every", "keep", "weights", "cache",
-    "duplicates", "recompute",
+    "duplicates", "directories", "recompute",
 }  # fmt: skip
 
 # Keys that came later, with what it meant that they were not there: as such they change no weight.
@@ -39,7 +39,8 @@ def content(config: JobConfig, strategy: Node, origin: str | None, files: str, p
         pinned["monitor"] = config.monitor
     if config.selfplay:
         pinned |= {"generations": config.generations, "search": _without_places(config.search)}
-        chosen["dataset"] = {k: v for k, v in chosen["dataset"].items() if k != "directories"}  # it makes them itself
+        made = ("directories", "grows")  # by the run itself
+        chosen["dataset"] = {k: v for k, v in chosen["dataset"].items() if k not in made}
     if origin is not None:  # how it is taken over, where that is not the usual way
         pinned |= {key: value for key in INIT if (value := getattr(config, key)) not in (None, "auto", {})}
     return {

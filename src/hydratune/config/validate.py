@@ -26,9 +26,9 @@ def validate(job: Job) -> None:
         validate_use(job)
         return
     _refuse_others_keys(config)
+    _validate_selfplay(config, job)
     _check_components("", config, job)
     instantiate.check(config.sweep, "sweep", job.trust)
-    _validate_selfplay(config, job)
     for name, node in config.evals.items():
         instantiate.check(node, f"evals.{name}", job.trust)
     _validate_numbers("", config)
@@ -155,6 +155,9 @@ def _validate_selfplay(config: JobConfig, job: Job) -> None:
         raise ValueError("steps: stage=selfplay wants the steps of each generation")
     if not instantiate.accepts(config.dataset, "directories", job.trust):
         raise ValueError(f"dataset={job.choices.get('dataset')}: stage=selfplay makes its data; dataset=selfplay")
+    simulations = instantiate.build(config.search, "search", job.trust).simulations
+    if not isinstance(simulations, int) or simulations < 1:
+        raise ValueError(f"search.simulations={simulations}: stage=selfplay wants one whole number, at least 1")
     every = config.engine.get("eval_every")
     if every is not None and config.steps % every:
         raise ValueError(f"engine.eval_every={every}: must divide steps={config.steps}, those of a generation")

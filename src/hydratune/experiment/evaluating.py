@@ -35,6 +35,10 @@ def evaluate_job(job: Job, screen: Screen) -> Result:
     """Raises ValueError where the data asks for what the network does not answer."""
     with trained(job) as used, ExitStack() as stack:
         parts = parts_of(used)
+        if not parts:
+            raise ValueError(
+                "dataset: holds nothing that could be evaluated; another dataset= does, or an evaluation set"
+            )
         run = stack.enter_context(opened(job, used))
         show_used(screen, run, used)
         metrics: dict[str, float] = {}

@@ -37,19 +37,19 @@ def made(player: Player, number: int, home: Path, screen: Screen, workers: int) 
             return final
         partial = home / f".partial-{key}"
         partial.mkdir(parents=True, exist_ok=True)
-        seconds = _played(player, number, partial, screen, workers)
-        _publish(partial, final, {"id": key, **content}, seconds)
+        rate = _played(player, number, partial, screen, workers)
+        _publish(partial, final, {"id": key, **content}, rate)
     return final
 
 
-def _played(player: Player, number: int, partial: Path, screen: Screen, workers: int) -> float:
-    """Play the shards that are not there. Returns the seconds that it took."""
+def _played(player: Player, number: int, partial: Path, screen: Screen, workers: int) -> float | None:
+    """Play the shards that are not there. Returns the games a second; None where all were there."""
     own = player.dataset.play
     shards = range(-(-own.games // own.shard))
     missing = [shard for shard in shards if not (partial / SHARD.format(shard)).is_file()]
     started = time.perf_counter()
     if not missing:
-        return 0.0
+        return None
     done = (len(shards) - len(missing)) * own.shard
     with screen.progress(f"generation {number}", done, own.games) as line:
         counts: dict[int, tuple[int, int]] = {}
@@ -60,7 +60,7 @@ def _played(player: Player, number: int, partial: Path, screen: Screen, workers:
             line.show(done + finished, {"games": f"{done + finished:,}", "positions/s": f"{rate:,.0f}"})
         rate = sum(c[0] for c in counts.values()) / (time.perf_counter() - started)
         line.milestone(own.games, {"games/s": f"{rate:,.1f}"})
-    return time.perf_counter() - started
+    return rate
 
 
 def _progress(player: Player, number: int, partial: Path, missing: Sequence[int], workers: int) -> Iterator[Report]:
@@ -93,13 +93,13 @@ def _here(player: Player, number: int, partial: Path, shard: int) -> Iterator[Re
 # ---- publication
 
 
-def _publish(partial: Path, final: Path, content: Mapping[str, Any], seconds: float) -> None:
+def _publish(partial: Path, final: Path, content: Mapping[str, Any], rate: float | None) -> None:
     """By rename, the manifest written last."""
     shards = sorted(partial.glob("games-*.safetensors"))
     (partial / WEIGHTS).unlink(missing_ok=True)
-    for rest in partial.glob(".games-*"):
+    for rest in partial.glob(".*"):
         rest.unlink()
-    statistics = statistics_of(shards, seconds)
+    statistics = statistics_of(shards, rate)
     files = {path.name: checkpoint.sha256(path) for path in shards}
     write_json(partial / MANIFEST, {**content, "statistics": statistics, "files": files})
     checkpoint.fsync(partial / MANIFEST)
@@ -107,7 +107,7 @@ def _publish(partial: Path, final: Path, content: Mapping[str, Any], seconds: fl
     checkpoint.fsync(final.parent)
 
 
-def statistics_of(shards: Sequence[Path], seconds: float) -> dict[str, float]:
+def statistics_of(shards: Sequence[Path], rate: float | None) -> dict[str, float]:
     """What somebody would look at to see whether games are as they should be."""
     lengths, first, draws, entropy, distinct, positions = [], 0.0, 0.0, 0.0, set(), 0
     for path in shards:
@@ -126,4 +126,4 @@ def statistics_of(shards: Sequence[Path], seconds: float) -> dict[str, float]:
         "games": games, "positions": positions, "distinct_games": len(distinct), "mean_length": sum(lengths) / games,
         "first_player_wins": first / games, "draws": draws / games, "policy_entropy": entropy / positions,
     }  # fmt: skip
-    return {**found, **({"games_per_second": games / seconds, "seconds": seconds} if seconds else {})}
+    return {**found, **({} if rate is None else {"games_per_second": rate})}

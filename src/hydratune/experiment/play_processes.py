@@ -24,11 +24,13 @@ Report = tuple[int, int, int]  # (shard, games of it that have ended, positions 
 
 def by_processes(player: Player, number: int, partial: Path, missing: Sequence[int], count: int) -> Iterator[Report]:
     """Each plays a shard with one thread, and takes the next. Raises Stopped where a signal asks for it."""
-    save_file({n: t.detach().cpu().contiguous() for n, t in player.tensors.items()}, partial / WEIGHTS)
+    unfinished = partial / f".{WEIGHTS}.{os.getpid()}"
+    save_file({n: t.detach().cpu().contiguous() for n, t in player.tensors.items()}, unfinished)
+    os.replace(unfinished, partial / WEIGHTS)
     told: Queue[tuple[int, str]] = Queue()
     task = {
         "job": player.job.as_json(), "number": number, "partial": str(partial),
-        "precision": str(player.runtime.chosen), "device": str(player.runtime.torch_device),
+        "precision": str(player.runtime.chosen),
     }  # fmt: skip
     waiting = list(missing)
     with ExitStack() as stack:
@@ -57,8 +59,9 @@ def _give(process: subprocess.Popen[str], waiting: list[int]) -> bool:
     if not waiting:
         process.stdin.close()
         return False
-    process.stdin.write(f"{waiting.pop(0)}\n")
-    process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it has ended, which its last line will tell
+        process.stdin.write(f"{waiting.pop(0)}\n")
+        process.stdin.flush()
     return True
 
 
@@ -71,11 +74,13 @@ class _process:
     def __enter__(self) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hydratune.experiment.play_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            text=True, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(self._task, default=str) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(self._task, default=str) + "\n")
+            self._process.stdin.flush()
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
         self._listener.start()
         return self._process

@@ -28,18 +28,18 @@ def main() -> None:
     from hydratune.config.job import Job
     from hydratune.experiment.player import play_shard, player_of
 
-    player = player_of(Job.from_json(task["job"]), Path(task["partial"]), task["precision"])
+    player = player_of(Job.from_json(task["job"]), task["precision"], Path(task["partial"]))
     out, sys.stdout = sys.stdout, sys.stderr
     while (shard := shards.get()) is not None:
         told = _Told(shard, out)
-        busy.set()
         play_shard(player, task["number"], Path(task["partial"]), shard, told.seen)
-        busy.clear()
+        busy.clear()  # there is one shard at a time
         told.say(done=True)
 
 
 def _listen(shards: Queue[int | None], busy: threading.Event) -> None:
     for line in sys.stdin:
+        busy.set()
         shards.put(int(line))
     if busy.is_set():  # who started us is gone
         os._exit(1)

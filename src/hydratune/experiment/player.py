@@ -48,31 +48,37 @@ class Player:
 
     def content(self, number: int) -> dict[str, Any]:
         """What determines a generation's games."""
-        own, named = self.dataset, sorted(self.tensors.items())
+        own, config = self.dataset, self.job.config
+        named = sorted(self.tensors.items())
         return {
             "generation": number,
-            "seed": self.job.config.seed,
-            "weights": fingerprint({"names": [n for n, _ in named], "values": digest(t for _, t in named)}),
+            "seed": config.seed,
+            "weights": fingerprint(
+                {"names": [[n, list(t.shape)] for n, t in named], "values": digest(t for _, t in named)}
+            ),
+            "model": config.model,
+            "task": config.dataset["task"],
             "game": own.game.name,
-            "rules": self.job.config.dataset["game"],
-            "search": self.job.config.search,
+            "rules": config.dataset["game"],
+            "search": config.search,
             **vars(own.play),
             "precision": str(self.runtime.chosen),
+            "device": self.runtime.torch_device.type,
             "hydratune": __version__,
         }
 
 
-def play_precision(runtime: Runtime) -> Runtime:
-    """bf16 where the device has units for it, unless fp32 is asked for: games do not wait for a probe."""
-    fast = runtime.precision != "fp32" and bf16_units(runtime.torch_device)
-    return runtime.choose(Precision(torch.bfloat16 if fast or runtime.precision == "bf16" else torch.float32, False))
+def play_precision(job: Job) -> Precision:
+    """dataset.play.precision; auto: bf16 where the device has units for it, as games do not wait for a probe."""
+    asked = job.config.dataset["play"]["precision"]
+    device = runtime_of(job.config, job.trust).torch_device
+    fast = asked == "bf16" or (asked == "auto" and bf16_units(device))
+    return Precision(torch.bfloat16 if fast else torch.float32, False)
 
 
-def player_of(job: Job, partial: Path | None = None, precision: str | None = None) -> Player:
+def player_of(job: Job, precision: str, partial: Path | None = None) -> Player:
     """With the weights that lie in `partial`, or the first ones, which nothing was loaded into yet."""
-    runtime = play_precision(runtime_of(job.config, job.trust))
-    if precision is not None:
-        runtime = runtime.choose(Precision.parse(precision))
+    runtime = runtime_of(job.config, job.trust).choose(Precision.parse(precision))
     dataset = dataset_of_job(job)
     assert isinstance(dataset, Generations)
     _, network = first_network(job, dataset, dataset.spec())

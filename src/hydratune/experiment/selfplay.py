@@ -8,19 +8,23 @@ that was killed anywhere goes on as if it had not been.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from hydratune.config.fingerprint import content, differences
 from hydratune.config.job import Job
 from hydratune.distributed.process_group import launched
 from hydratune.experiment import run
+from hydratune.experiment.components import strategy_of
 from hydratune.experiment.generation import made
 from hydratune.experiment.init_from import find_origin
 from hydratune.experiment.job_group import answers_of
-from hydratune.experiment.player import Player, player_of
+from hydratune.experiment.player import Player, play_precision, player_of
 from hydratune.experiment.prepare import first_network, init_rules, load_origin
 from hydratune.experiment.run import Outcome, Result
 from hydratune.freeze.lora import merged
@@ -47,25 +51,33 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
     if not jobs[0].config.selfplay:
         yield from run.run_jobs(jobs, screen, screen_for)
         return
-    if jobs[0].config.dry_run or launched():
-        why = "dry_run=true" if jobs[0].config.dry_run else "torchrun"
+    if jobs[0].config.dry_run:
         raise ValueError(
-            f"{why}: stage=selfplay plays before it trains, by itself in several processes; without it runs"
+            "dry_run=true: what stage=selfplay trains on is played first; steps= and generations= say how long"
         )
-    first = [job for job in jobs if not made_for(job)]
-    if first:
-        remembered = [str(_first_generation(first[0], screen))]
-        for job in first:
+    if launched():
+        raise ValueError(
+            "torchrun: stage=selfplay starts its own processes to play, and trains in one; start it without"
+        )
+    able: list[Job] = []
+    for job in jobs:
+        try:
+            history = History.of(job)
+        except ValueError as error:
+            yield job, error
+            continue
+        if not history.generations:
             job.directory.mkdir(parents=True, exist_ok=True)
-            write_json(job.directory / MADE, remembered)
+            history.with_one_more(_first_generation(job, history, screen)).write(job)
+        able.append(job)
     # Where a run lies that nobody asked to go on with, that is refused as in every stage.
-    begin = [job for job in jobs if Progress.of(job).generation == 1 or job.config.resume is None]
+    begin = [job for job in able if Progress.of(job).generation == 1 or job.config.resume is None]
     ended = set()
     for job, outcome in _trained(begin, 1, screen, screen_for):
-        if isinstance(outcome, Exception) or _target(job) <= 1 / job.config.generations:
+        if not _goes_on(job, 1, outcome):
             ended.add(job)
             yield job, outcome
-    for job in jobs:
+    for job in able:
         if job not in ended:
             yield job, _onward(job, screen_for(job))
 
@@ -74,7 +86,8 @@ def learning(job: Job, screen: Screen) -> Job:
     """The job with the generations that it learns from; the first is played where there is none."""
     if not job.config.selfplay:
         return job
-    return _with(job, made_for(job) or [str(_first_generation(job, screen))])
+    history = History.of(job)
+    return _with(job, history.generations or [str(_first_generation(job, history, screen))])
 
 
 @dataclass(frozen=True)
@@ -96,17 +109,21 @@ def _target(job: Job) -> float:
     return 1.0 if job.halt is None else job.halt
 
 
+def _goes_on(job: Job, generation: int, outcome: Outcome) -> bool:
+    """Whether another generation follows: it did not fail, did not stop early, and was not to halt here."""
+    paused = isinstance(outcome, Result) and outcome.record.status == "paused"
+    return paused and _target(job) > generation / job.config.generations
+
+
 def _onward(job: Job, screen: Screen) -> Outcome:
     """The generations after the first."""
     try:
         while True:
-            at = Progress.of(job)
-            known = made_for(job)
-            if len(known) < at.generation:
-                known = [*known, str(_next_generation(job, at, screen))]
-                write_json(job.directory / MADE, known)
+            at, history = Progress.of(job), History.of(job)
+            if len(history.generations) < at.generation:
+                history.with_one_more(_next_generation(job, history, at, screen)).write(job)
             ((_, outcome),) = _trained([job.with_config(resume="auto")], at.generation, screen, lambda _: screen)
-            if isinstance(outcome, Exception) or _target(job) <= at.generation / job.config.generations:
+            if not _goes_on(job, at.generation, outcome):
                 return outcome
     except Exception as error:
         return error
@@ -120,7 +137,7 @@ def _trained(
         return
     by_directory = {job.directory: job for job in jobs}
     share = generation / jobs[0].config.generations
-    own = [replace(_with(job, made_for(job)[:generation]), halt=_halt(job, share)) for job in jobs]
+    own = [replace(_with(job, History.of(job).generations[:generation]), halt=_halt(job, share)) for job in jobs]
     for job, outcome in run.run_jobs(own, screen, lambda job: screen_for(by_directory[job.directory])):
         yield by_directory[job.directory], outcome
 
@@ -130,46 +147,91 @@ def _halt(job: Job, share: float) -> float | None:
 
 
 def _with(job: Job, directories: Sequence[str]) -> Job:
-    return job.with_config(dataset={**job.config.dataset, "directories": list(directories)})
+    return job.with_config(dataset={**job.config.dataset, "directories": list(directories), "grows": True})
 
 
-def made_for(job: Job) -> list[str]:
-    """The generations that a run directory names. Raises ValueError where one is gone: the run cannot be the same."""
-    path = job.directory / MADE
-    found: list[str] = json.loads(path.read_text()) if path.is_file() else []
-    lost = next((directory for directory in found if not Path(directory).is_dir()), None)
-    if lost is not None:
+@dataclass(frozen=True)
+class History:
+    """What generations.json says. asked: what determines the games, but for how many generations there are; precision:
+    in which they are played, wherever the run goes on.
+    """
+
+    asked: Mapping[str, Any]
+    precision: str
+    generations: Sequence[str] = ()
+
+    @staticmethod
+    def of(job: Job) -> History:
+        """Raises ValueError where the run that lies there is another one, or has lost what it learned from.
+
+        What a run leaves that died before its first checkpoint binds nobody: where it is another one, it is forgotten.
+        """
+        config = job.config
+        asked = content(config, strategy_of(job), None, "", config.precision)
+        asked |= {"generations": None, "init_from": config.init_from, "pretraining": config.pretraining_key()}
+        asked = json.loads(json.dumps(asked, default=str))
+        fresh = History(asked, str(play_precision(job)))
+        path = job.directory / MADE
+        if not path.is_file():
+            return fresh
+        known = History(**json.loads(path.read_text()))
+        changed = differences(known.asked, asked)
+        if changed and not checkpoint.steps(job.directory / "checkpoints"):
+            return fresh
+        if changed:
+            raise ValueError(
+                f"resume: this configuration does not give the weights that {job.directory} holds. Changed: "
+                f"{'; '.join(changed[:4])}. init_from={job.directory} trains on from it"
+            )
+        return replace(known, generations=[known._found(job, Path(d)) for d in known.generations])
+
+    def _found(self, job: Job, directory: Path) -> str:
+        """Where it was, or where the job's own would be."""
+        for path in (directory, _home(job) / directory.name):
+            if path.is_dir():
+                return str(path)
         raise ValueError(
-            f"resume: {job.directory} has learned from {lost}, which is gone. init_from= trains on from it"
+            f"resume: {job.directory} has learned from {directory}, which is gone. init_from= trains on from it"
         )
-    return found
+
+    def with_one_more(self, generation: Path) -> History:
+        return replace(self, generations=[*self.generations, str(generation.absolute())])
+
+    def write(self, job: Job) -> None:
+        write_json(job.directory / MADE, vars(self))
 
 
 # ---- who plays
 
 
-def _first_generation(job: Job, screen: Screen) -> Path:
+def _first_generation(job: Job, history: History, screen: Screen) -> Path:
     """With the weights that the run starts from."""
-    player = player_of(job)
-    player.runtime.start()
+    player = player_of(job, history.precision)
     dataset, network = player.dataset, player.network
     body, _ = first_network(job, dataset, dataset.spec())
-    pretrained = run.pretrained_by(job, screen)
-    origin = find_origin(job, body, dataset.spec(), pretrained)
-    answers = answers_of(dataset.task, dataset.spec())
-    load_origin(network.state_dict(), network.own_of_head(), origin, answers, init_rules(job.config))
-    return _played(player, 1, screen)
+    origin = find_origin(job, body, dataset.spec(), run.pretrained_by(job, screen))
+    try:
+        answers = answers_of(dataset.task, dataset.spec())
+        load_origin(network.state_dict(), network.own_of_head(), origin, answers, init_rules(job.config))
+        return _played(player, 1, screen)
+    finally:
+        if origin.held is not None:
+            os.close(origin.held)
 
 
-def _next_generation(job: Job, at: Progress, screen: Screen) -> Path:
+def _next_generation(job: Job, history: History, at: Progress, screen: Screen) -> Path:
     """With the weights after the steps so far; averaged ones where there are any."""
-    player = player_of(job)
+    player = player_of(job, history.precision)
     snapshot = checkpoint.load(checkpoint.path_of(job.directory / "checkpoints", at.step))
     player.network.load(merged({**snapshot.model, **snapshot.ema}))
     return _played(player, at.generation, screen)
 
 
+def _home(job: Job) -> Path:
+    return Path(job.config.outputs) / "generations"
+
+
 def _played(player: Player, number: int, screen: Screen) -> Path:
-    job = player.job
-    workers = job.config.threads or torch.get_num_threads()
-    return made(player, number, Path(job.config.outputs) / "generations", screen, workers)
+    player.runtime.start()
+    workers = player.job.config.threads or torch.get_num_threads()
+    return made(player, number, _home(player.job), screen, workers)

@@ -15,6 +15,8 @@ from hydratune.games.tree import FORBIDDEN, Forward
 
 SPIEL = {"connect4": "connect_four", "tictactoe": "tic_tac_toe", "othello8": "othello"}  # as open_spiel calls them
 
+MOST = 20_000  # positions whose moves are looked at together
+
 
 class Player(Protocol):
     name: str
@@ -88,6 +90,10 @@ class Minmax:
         if depth == 0:
             value[on] = self.game.heuristic(states[on])
             return value
+        if len(on) > MOST:  # what is looked at together has to fit into memory
+            for some in np.array_split(on, len(on) // MOST + 1):
+                value[some] = self._value(states[some], depth)
+            return value
         rows, moves = np.nonzero(self.game.legal(states[on]))
         below = -self._value(self.game.play(states[on][rows], moves), depth - 1)
         best = np.full(len(on), -np.inf, np.float32)
@@ -129,6 +135,6 @@ def named(text: str, game: Game, seed: int = 0) -> Player | None:
         return RandomPlayer(game, seed)
     if kind not in ("minmax", "mcts"):
         return None
-    if not number.isdigit():
+    if not number.isdigit() or int(number) < 1:
         raise ValueError(f"{text}: a number follows, such as {kind}:{5 if kind == 'minmax' else 1000}")
     return Minmax(game, int(number), seed) if kind == "minmax" else SpielMcts(game, int(number), seed)

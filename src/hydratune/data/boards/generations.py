@@ -25,31 +25,37 @@ SHARD = "games-{:05d}.safetensors"
 @dataclass(frozen=True)
 class Play:
     """How stage=selfplay plays. games: of a generation; rows: in lockstep; shard: games that are played and kept
-    together; openings: moves at most with which a game begins that are drawn from the policy.
+    together; openings: moves at most with which a game begins that are drawn from the policy; precision: auto (bf16
+    where the device has units for it), fp32 or bf16.
     """
 
     games: int = 1024
     rows: int = 256
     shard: int = 256
     openings: int = 4
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for key in ("games", "rows", "shard"):
             if getattr(self, key) < 1:
                 raise ValueError(f"dataset.play.{key}={getattr(self, key)}: at least 1")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"dataset.play.precision={self.precision}: auto, fp32 or bf16")
 
 
 class Generations(BoardDataset):
     """Positions of the newest generations; those of some games are held out to validate.
 
     window: generations that train. value_mix: share of the search's value in what the value learns, the rest is how the
-    game ended. per_game: positions of a game that train, at most, drawn; they resemble each other. directories:
-    generations, the newest last; stage=selfplay names those that it has made.
+    game ended. per_game: positions of a game that train, at most, drawn; they resemble each other. rehearse: another
+    set of positions, whose training split trains beside them. directories: generations, the newest last;
+    stage=selfplay names those that it has made, and says with `grows` that they follow from the first.
     """
 
     def __init__(
         self, play: Play, window: int = 4, value_mix: float = 0.5, per_game: int | None = None,
-        val_share: float = 0.05, directories: Sequence[str] = (), **settings: Any,
+        val_share: float = 0.05, rehearse: BoardDataset | None = None, directories: Sequence[str] = (),
+        grows: bool = False, **settings: Any,
     ) -> None:  # fmt: skip
         super().__init__(**settings)
         if window < 1:
@@ -65,30 +71,38 @@ class Generations(BoardDataset):
             raise ValueError(f"dataset.per_game={per_game}: at least 1")
         self.play, self.window, self.value_mix = play, window, value_mix
         self.per_game, self.val_share = per_game, val_share
+        self.rehearse, self.grows = rehearse, grows
         self.directories = [Path(d) for d in directories]
+        if rehearse is not None and rehearse.game.name != self.game.name:
+            raise ValueError(f"dataset.rehearse.game: {rehearse.game.name}, and the games are {self.game.name}")
 
     def files(self) -> str:
-        """Of the first generation: all later ones follow from it and from what the run's configuration says."""
-        return manifest(self.directories[0])["id"] if self.directories else ""
+        """Of all generations; where they follow from the first and the run's configuration, of that one."""
+        ids = [manifest(d)["id"] for d in self.directories[: 1 if self.grows else None]]
+        return " ".join([*ids, *([] if self.rehearse is None else [self.rehearse.files()])])
 
     def split_names(self) -> Sequence[str]:
-        return ("train", "val")
+        return ("train", "val") if self.directories else ()
 
     def split(self, name: str) -> Positions:
         """Of the newest generations; their number is part of the summary."""
         if not self.directories:
             raise ValueError("dataset.directories: stage=selfplay makes them; elsewhere name generations that it made")
         if name not in self.split_names():
-            raise ValueError(f"dataset: games against itself have no {name} split; a set of solved positions has")
+            raise ValueError(f"dataset: self-play games have no {name} split; a set of solved positions has one")
         newest = self.directories[-self.window :]
         parts = [self._part(directory, name) for directory in newest]
         if not sum(map(len, parts)):
-            raise ValueError(f"dataset: no game of {len(newest)} generations is in {name}; dataset.play.games= more")
+            raise ValueError(f"dataset: no game of {len(newest)} generations is in {name}; increase dataset.play.games")
         numbers = ", ".join(str(manifest(d)["generation"]) for d in newest)
+        summary = f"{sum(map(len, parts)):,} positions of generation {numbers}"
+        if name == "train" and self.rehearse is not None:
+            parts.append(self.rehearse.split("train"))
+            summary += f", and {len(parts[-1]):,} that are rehearsed"
         return Positions(
             np.concatenate([p.states for p in parts]), torch.cat([p.inputs for p in parts]),
             PositionTargets(*(torch.cat(t) for t in zip(*(p.targets for p in parts), strict=True))),
-            torch.cat([p.kinds for p in parts]), summary=f"{sum(map(len, parts)):,} positions of generation {numbers}",
+            torch.cat([p.kinds for p in parts]), summary=summary,
             identity=" ".join(manifest(d)["id"] for d in newest),
         )  # fmt: skip
 
@@ -101,7 +115,7 @@ class Generations(BoardDataset):
 
     def check(self, test: bool) -> Sequence[str]:
         if test:
-            raise ValueError("test=true: games against itself have no test split; stage=evaluate dataset=connect4 has")
+            raise ValueError("test: self-play games have no test split; test=false reads none")
         return ()
 
     def _part(self, directory: Path, name: str) -> Positions:
