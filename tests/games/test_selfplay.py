@@ -78,7 +78,7 @@ def test_playing_changes_nothing_of_the_network() -> None:
     """BatchNorm's statistics moved while alpha-zero-general played (issue 15); and a batch is of one size."""
     from hydratune.core.types import LayerGroup
     from hydratune.distributed.runtime import Runtime
-    from hydratune.experiment.opinion import Opinion
+    from hydratune.experiment.evaluator import Evaluator
     from hydratune.models.network import Network
 
     body = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
@@ -87,11 +87,11 @@ def test_playing_changes_nothing_of_the_network() -> None:
                        LayerGroup("head", head, {k: f"head.{k}" for k in head.state_dict()})])  # fmt: skip
     body.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    opinion = Opinion(network, TTT, Runtime(device="cpu", precision="fp32"), 8)
-    played = play(Rules(TTT, Gumbel(4), 8, 2), opinion, range(12), 1)
+    evaluator = Evaluator(network, TTT, Runtime(device="cpu", precision="fp32"), 8)
+    played = play(Rules(TTT, Gumbel(4), 8, 2), evaluator, range(12), 1)
     assert all((before[k] == v).all() for k, v in network.state_dict().items())
-    one = opinion(played.states[:1])
-    many = opinion(played.states[:20])
+    one = evaluator(played.states[:1])
+    many = evaluator(played.states[:20])
     assert (one[0][0] == many[0][0]).all() and one[1][0] == many[1][0]
 
 

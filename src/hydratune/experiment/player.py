@@ -21,8 +21,8 @@ from hydratune.data.boards.generations import SHARD, Generations, write_shard
 from hydratune.distributed.runtime import Precision, Runtime, bf16_units
 from hydratune.engine.state import digest
 from hydratune.experiment.components import runtime_of
+from hydratune.experiment.evaluator import Evaluator
 from hydratune.experiment.job_group import dataset_of_job
-from hydratune.experiment.opinion import Opinion
 from hydratune.experiment.prepare import first_network
 from hydratune.games.selfplay import Rules, play
 from hydratune.models.network import Network
@@ -92,8 +92,8 @@ def play_shard(player: Player, number: int, partial: Path, shard: int, seen: Any
     own = player.dataset.play
     games = range(shard * own.shard, min((shard + 1) * own.shard, own.games))
     player.network.to(player.runtime.torch_device)
-    opinion = Opinion(player.network, player.dataset.game, player.runtime, own.rows)
-    played = play(player.rules, opinion, games, generation_seed(player.job.config.seed, number), seen)
+    evaluator = Evaluator(player.network, player.dataset.game, player.runtime, own.rows)
+    played = play(player.rules, evaluator, games, generation_seed(player.job.config.seed, number), seen)
     path = partial / SHARD.format(shard)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     write_shard(unfinished, played)

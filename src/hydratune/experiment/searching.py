@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hydratune.config.instantiate import build
 from hydratune.data.boards.board_dataset import BoardDataset, Positions
 from hydratune.distributed import signals
-from hydratune.experiment.opinion import Opinion
+from hydratune.experiment.evaluator import Evaluator
 from hydratune.experiment.trained import Trained
 from hydratune.games.players import Searcher
 from hydratune.games.search import Search
@@ -33,8 +33,8 @@ def player(used: Trained, name: str, simulations: int, rows: int = ROWS) -> Sear
     """The trained network with its own search; 0 simulations: its policy alone."""
     game = game_of(used).game
     search: Search = build(used.job.config.search, "search", used.job.trust)
-    opinion = Opinion(used.network, game, used.runtime, rows)
-    return Searcher(name, game, opinion, search.with_simulations(simulations) if simulations else None)
+    evaluator = Evaluator(used.network, game, used.runtime, rows)
+    return Searcher(name, game, evaluator, search.with_simulations(simulations) if simulations else None)
 
 
 @dataclass(frozen=True)

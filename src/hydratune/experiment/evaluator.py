@@ -12,7 +12,7 @@ from hydratune.games.game import Game, States
 from hydratune.models.network import Network
 
 
-class Opinion:
+class Evaluator:
     """A `Forward` of searches. Libraries compute small batches in other ways than large ones, in their last bits: with
     every batch of the same size, what is said of a position does not depend on what it is asked together with.
     """
