@@ -280,6 +280,8 @@ def test_the_better_player_wins_and_the_interval_says_so() -> None:
     low, high = result.interval()
     assert result.share > 0.9 and low > 0.5 and high <= 1 and result.p_value() < 0.01
     assert elo(0.5) == 0 and elo(0.75) == pytest.approx(190.8, abs=0.1) and elo(1.0) == float("inf")
+    othello = Othello(6)
+    assert play_match(othello, Minmax(othello, 2), RandomPlayer(othello), openings(othello, 2)).share > 0.7
     even = play_match(C4, RandomPlayer(C4), RandomPlayer(C4), openings(C4, 2))
     assert 0.2 < even.share < 0.8
 

@@ -78,6 +78,16 @@ class Othello(Game):
         """Of the rules; the first position has but half of them."""
         return square_symmetries(self.size, more=1)
 
+    def heuristic(self, states: States) -> NDArray[np.float32]:
+        """Corners, which are never turned, and moves to choose from; stones say little before the end."""
+        own, other = states[:, 0], states[:, 1]
+        corners = np.array([0, self.size - 1, self.num_actions - 1 - self.size, self.num_actions - 2], U)
+        held = bits(own, corners).sum(1, dtype=np.float32) - bits(other, corners).sum(1, dtype=np.float32)
+        mine, theirs = (
+            bits(self._moves(*pair), self._cells).sum(1, dtype=np.float32) for pair in ((own, other), (other, own))
+        )
+        return (0.6 * held / 4 + 0.4 * (mine - theirs) / np.maximum(mine + theirs, 1)).astype(np.float32)
+
     def action_name(self, action: int) -> str:
         """a1 is the upper left."""
         return "pass" if action == self.num_actions - 1 else f"{chr(97 + action % self.size)}{action // self.size + 1}"
