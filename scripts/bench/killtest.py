@@ -149,7 +149,7 @@ def other_games(whole: Path, broken: Path) -> list[str]:
     made = []
     for directory in (whole, broken):
         path = directory / "generations.json"
-        names = json.loads(path.read_text()) if path.is_file() else []
+        names = json.loads(path.read_text())["generations"] if path.is_file() else []
         made.append([json.loads((Path(name) / "manifest.json").read_text())["files"] for name in names])
     return [f"generation {i + 1}: other games" for i, (a, b) in enumerate(zip(*made, strict=True)) if a != b]
 
@@ -192,6 +192,7 @@ def main() -> int:
             kills = runner.hit - before
             if code == 0:
                 unequal = [*differences(whole, broken), *other_games(whole, broken)]
+                unequal = [u for u in unequal if not u.endswith("games_per_second")]  # a speed, as of any machine
             else:
                 unequal = [(runner.home / "errors").read_text()[-2000:]]
             runner.equal += 0 if unequal else kills
