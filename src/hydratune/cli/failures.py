@@ -60,6 +60,18 @@ def readable_errors(
         sys.exit(2)
 
 
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """For the lighter commands: a line for what a user can mend, and status 2."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has enough
+        raise
+    except (ValueError, OSError) as error:
+        print(as_shown(f"error: {explain(error, sys.argv[1:]) or error}"), file=sys.stderr)
+        sys.exit(2)
+
+
 def _tidy(directory: Path) -> None:
     """A directory in which nothing has begun goes again, and what was made for it: Hydra makes it before it asks us."""
     with suppress(OSError):

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from hydratune.config.errors import explain
-from hydratune.core.markdown import as_shown
+from hydratune.cli.failures import in_a_line
 from hydratune.games.game import Game
 from hydratune.record.screen import Screen
 
@@ -17,12 +16,10 @@ def main() -> None:
     """hydratune-match RUN RUN|random|minmax:5|mcts:1000 [--openings 4] [--games 400] [--simulations 64] [--seed 0]"""
     arguments = _parser().parse_args()
     try:
-        match(arguments, Screen())
+        with in_a_line():
+            match(arguments, Screen())
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(as_shown(f"error: {explain(error, sys.argv[1:]) or error}"), file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +67,7 @@ def match(arguments: argparse.Namespace, screen: Screen) -> None:
     first_run = load(arguments.first, trust=arguments.trust)
     game = first_run.game
     second: Player | None = named(arguments.second, game, arguments.seed)
+    second_said = "as it is" if second is not None else said(theirs)
     if second is None:
         other = load(arguments.second, trust=arguments.trust)
         refuse_another_game(game, arguments.first, other.game, arguments.second)
@@ -81,7 +79,6 @@ def match(arguments: argparse.Namespace, screen: Screen) -> None:
         result = play_match(game, first, second, begins, lambda done, _: line.show(done, {"games": str(done)}))
     low, high = result.interval(arguments.seed)
     counts, share = (result.wins, result.draws, result.losses), result.share
-    second_said = "as it is" if named(arguments.second, game) is not None else said(theirs)
     rows = [
         [f"{arguments.first} ({said(own)})", *map(str, counts), f"{share:.1%}"],
         [f"{arguments.second} ({second_said})", *map(str, counts[::-1]), f"{1 - share:.1%}"],

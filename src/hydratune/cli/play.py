@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import numpy as np
 
+from hydratune.cli.failures import in_a_line
 from hydratune.cli.match import moves_of, refuse_another_game
-from hydratune.config.errors import explain
-from hydratune.core.markdown import as_shown
+from hydratune.games.tree import FORBIDDEN, softmax
 from hydratune.record.screen import Screen
 
 HELP = "type a move by its name; `back` takes two plies back, `hint` asks the network, `quit` ends"
@@ -20,12 +19,10 @@ def main() -> None:
     """hydratune-play RUN [--against OTHER] [--second] [--simulations 64] [--moves ...]"""
     arguments = _parser().parse_args()
     try:
-        play(arguments, Screen())
+        with in_a_line():
+            play(arguments, Screen())
     except (KeyboardInterrupt, EOFError):
         print()
-    except (ValueError, OSError) as error:
-        print(as_shown(f"error: {explain(error, sys.argv[1:]) or error}"), file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +55,7 @@ def play(arguments: argparse.Namespace, screen: Screen) -> None:
             theirs = load(arguments.against, trust=arguments.trust)
             refuse_another_game(game, arguments.run, theirs.game, arguments.against)
             other = theirs.player(arguments.against, arguments.simulations, rows=1)
-    names = [game.action_name(a) for a in range(game.num_actions)]
+    names = game.action_names
     moves = moves_of(arguments.moves, names)
     networks_turn = 0 if arguments.second else 1
     if other is None:
@@ -73,7 +70,8 @@ def play(arguments: argparse.Namespace, screen: Screen) -> None:
             screen.line(f"{winner} wins" if winner else "a draw")
             return
         if len(moves) % 2 == networks_turn:
-            moves.append(_networks(run, own, state, moves, names, screen))
+            moves.append(_opinion(run, own, state, names, screen))
+            screen.line(f"{own.name} plays {names[moves[-1]]}")
         elif other is not None:
             moves.append(int(other.choose(state, [moves])[0]))
             screen.line(f"{arguments.against} plays {names[moves[-1]]}")
@@ -81,34 +79,24 @@ def play(arguments: argparse.Namespace, screen: Screen) -> None:
             _ask(run, own, state, moves, names, screen)
 
 
-def _networks(run: Any, own: Any, state: Any, moves: list[int], names: list[str], screen: Screen) -> int:
-    _opinion(run, own, state, names, screen)
-    move = int(own.choose(state, [moves])[0])
-    screen.line(f"{own.name} plays {names[move]}")
-    return move
-
-
-def _opinion(run: Any, own: Any, state: Any, names: list[str], screen: Screen) -> None:
-    """A table of the likeliest moves: what the network says at once, and what the search makes of it."""
+def _opinion(run: Any, own: Any, state: Any, names: list[str], screen: Screen) -> int:
+    """Its move; and a table of the likeliest ones: what the network says at once, and what its search makes of it."""
     logits, values = own.forward(state)
-    legal = run.game.legal(state)[0]
-    shares = np.where(legal, np.exp(logits[0] - logits[0][legal].max()), 0)
-    shares /= shares.sum()
-    columns, extra = ["move", "policy"], []
+    shares = softmax(np.where(run.game.legal(state), logits, FORBIDDEN)[0])
+    columns, extra, after, ranked, move = ["move", "policy"], [], "", shares, int(shares.argmax())
     if own.search is not None:
         found = own.search.search(run.game, own.forward, state, None)
         columns += ["after search", "visits"]
-        extra = [found.policy[0], found.visits[0]]
+        extra, ranked, move = [found.policy[0], found.visits[0]], found.policy[0], int(found.action[0])
         sure = ", proven" if found.proven[0] else ""
-        after = f"after {own.search.simulations} simulations {float(found.value[0]):+.2f}{sure}"
-        screen.line(f"{own.name}: value {float(values[0]):+.2f}, {after}")
-    else:
-        screen.line(f"{own.name}: value {float(values[0]):+.2f}")
-    order = sorted(np.flatnonzero(legal), key=lambda a: -(extra[0] if extra else shares)[a])[:8]
+        after = f", after {own.search.simulations} simulations {float(found.value[0]):+.2f}{sure}"
+    screen.line(f"{own.name}: value {float(values[0]):+.2f}{after}")
+    order = sorted(np.flatnonzero(run.game.legal(state)[0]), key=lambda a: -ranked[a])[:8]
     rows = [
         [names[a], f"{shares[a]:.0%}", *([f"{extra[0][a]:.0%}", f"{extra[1][a]:.0f}"] if extra else [])] for a in order
     ]
     screen.table("", columns, rows)
+    return move
 
 
 def _ask(run: Any, own: Any, state: Any, moves: list[int], names: list[str], screen: Screen) -> None:

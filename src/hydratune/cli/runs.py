@@ -8,11 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydratune.cli.failures import in_a_line
 from hydratune.cli.prune import prune
 from hydratune.cli.run_list import KEYS, Listed, condition, listed, placed
-from hydratune.config.errors import explain
 from hydratune.config.fingerprint import differences
-from hydratune.core.markdown import as_shown
 from hydratune.record.run_record import RunRecord
 from hydratune.record.screen import Screen, duration
 
@@ -23,18 +22,20 @@ def main() -> None:
     """hydratune-runs [DIRECTORY] [--sort KEY] [--where KEY=VALUE] [--diff A B] [--json]; hydratune-runs prune"""
     arguments = _parser().parse_args(_with_default(sys.argv[1:]))
     try:
-        if arguments.action == "prune":
-            prune(Path(arguments.directory), arguments.keep_best, arguments.where, arguments, Screen())
-        elif arguments.diff:
-            show_difference([Path(p) for p in arguments.diff], Screen())
-        else:
-            runs = [run for run in listed(Path(arguments.directory), arguments.jobs) if _meets(run, arguments.where)]
-            show(placed(runs, arguments.sort, arguments.reverse), arguments.json, Screen())
+        with in_a_line():
+            _act(arguments)
     except BrokenPipeError:
         sys.exit(0)
-    except (ValueError, OSError) as error:
-        print(as_shown(f"error: {explain(error, sys.argv[1:]) or error}"), file=sys.stderr)
-        sys.exit(2)
+
+
+def _act(arguments: argparse.Namespace) -> None:
+    if arguments.action == "prune":
+        prune(Path(arguments.directory), arguments.keep_best, arguments.where, arguments, Screen())
+    elif arguments.diff:
+        show_difference([Path(p) for p in arguments.diff], Screen())
+    else:
+        runs = [run for run in listed(Path(arguments.directory), arguments.jobs) if _meets(run, arguments.where)]
+        show(placed(runs, arguments.sort, arguments.reverse), arguments.json, Screen())
 
 
 def _with_default(arguments: Sequence[str]) -> list[str]:

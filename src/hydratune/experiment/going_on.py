@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydratune.config.fingerprint import differences
@@ -23,8 +24,12 @@ def refuse_changes(prepared: PreparedJob, provenance: Mapping[str, Any]) -> None
     if all(line.partition(":")[0] in LENGTH for line in changed):
         _refuse_other_length(prepared, changed)
         return
-    directory = prepared.job.directory
-    raise ValueError(
+    raise another_configuration(prepared.job.directory, changed)
+
+
+def another_configuration(directory: Path, changed: Sequence[str]) -> ValueError:
+    """For a run that cannot be gone on with. changed: as `differences` has it."""
+    return ValueError(
         f"resume: this configuration does not give the weights that {directory} holds. Changed: "
         f"{'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}. init_from={directory} trains on from it"
     )

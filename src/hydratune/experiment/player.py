@@ -16,6 +16,7 @@ from hydratune.config.fingerprint import fingerprint
 from hydratune.config.instantiate import build
 from hydratune.config.job import Job
 from hydratune.core.seeding import derive_seed
+from hydratune.core.types import Backbone
 from hydratune.core.version import __version__
 from hydratune.data.boards.generations import SHARD, Generations, write_shard
 from hydratune.distributed.runtime import Precision, Runtime, bf16_units
@@ -37,6 +38,7 @@ class Player:
 
     job: Job
     dataset: Generations
+    body: Backbone
     network: Network
     tensors: Mapping[str, Tensor]
     runtime: Runtime
@@ -81,10 +83,10 @@ def player_of(job: Job, precision: str, partial: Path | None = None) -> Player:
     runtime = runtime_of(job.config, job.trust).choose(Precision.parse(precision))
     dataset = dataset_of_job(job)
     assert isinstance(dataset, Generations)
-    _, network = first_network(job, dataset, dataset.spec())
+    body, network = first_network(job, dataset, dataset.spec())
     if partial is not None:
         network.load(load_file(partial / WEIGHTS))
-    return Player(job, dataset, network, network.state_dict(), runtime)
+    return Player(job, dataset, body, network, network.state_dict(), runtime)
 
 
 def play_shard(player: Player, number: int, partial: Path, shard: int, seen: Any = None) -> None:

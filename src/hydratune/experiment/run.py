@@ -35,10 +35,16 @@ from hydratune.record.run import Run
 from hydratune.record.screen import Screen
 
 Outcome = Result | Exception
+RunJobs = Callable[[Sequence[Job], Screen, Callable[[Job], Screen]], Iterator[tuple[Job, Outcome]]]
 
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
+    return alone(job, screen, run_jobs)
+
+
+def alone(job: Job, screen: Screen | None, run_jobs: RunJobs) -> Result:
+    """A single run is a list of one."""
     screen = screen or Screen(quiet=launched().get("rank", 0) > 0)
     ((_, outcome),) = run_jobs([job], screen, lambda _: screen)
     if isinstance(outcome, Exception):

@@ -22,10 +22,11 @@ from hydratune.distributed.process_group import launched
 from hydratune.experiment import run
 from hydratune.experiment.components import strategy_of
 from hydratune.experiment.generation import made
+from hydratune.experiment.going_on import another_configuration
 from hydratune.experiment.init_from import find_origin
 from hydratune.experiment.job_group import answers_of
 from hydratune.experiment.player import Player, play_precision, player_of
-from hydratune.experiment.prepare import first_network, init_rules, load_origin
+from hydratune.experiment.prepare import init_rules, load_origin
 from hydratune.experiment.run import Outcome, Result
 from hydratune.freeze.lora import merged
 from hydratune.record import checkpoint
@@ -37,13 +38,7 @@ MADE = "generations.json"  # in a run directory: those that it has learned from,
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
-    if not job.config.selfplay:
-        return run.run_job(job, screen)
-    screen = screen or Screen(quiet=launched().get("rank", 0) > 0)
-    ((_, outcome),) = run_jobs([job], screen, lambda _: screen)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    return run.alone(job, screen, run_jobs)
 
 
 def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Screen]) -> Iterator[tuple[Job, Outcome]]:
@@ -60,6 +55,7 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
             "torchrun: stage=selfplay starts its own processes to play, and trains in one; start it without"
         )
     able: list[Job] = []
+    first: Path | None = None  # the same one for all that have none yet
     for job in jobs:
         try:
             history = History.of(job)
@@ -67,8 +63,9 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
             yield job, error
             continue
         if not history.generations:
+            first = first or _first_generation(job, history, screen)
             job.directory.mkdir(parents=True, exist_ok=True)
-            history.with_one_more(_first_generation(job, history, screen)).write(job)
+            history.with_one_more(first).write(job)
         able.append(job)
     # Where a run lies that nobody asked to go on with, that is refused as in every stage.
     begin = [job for job in able if Progress.of(job).generation == 1 or job.config.resume is None]
@@ -82,12 +79,16 @@ def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Sc
             yield job, _onward(job, screen_for(job))
 
 
-def learning(job: Job, screen: Screen) -> Job:
-    """The job with the generations that it learns from; the first is played where there is none."""
-    if not job.config.selfplay:
-        return job
-    history = History.of(job)
-    return _with(job, history.generations or [str(_first_generation(job, history, screen))])
+def learning(jobs: Sequence[Job], screen: Screen) -> list[Job]:
+    """Jobs of one group with the generations that they learn from; the first is played where there is none."""
+    if not jobs[0].config.selfplay:
+        return list(jobs)
+    histories = [History.of(job) for job in jobs]
+    lacking = next(
+        ((job, history) for job, history in zip(jobs, histories, strict=True) if not history.generations), None
+    )
+    first = [] if lacking is None else [str(_first_generation(*lacking, screen))]
+    return [_with(job, history.generations or first) for job, history in zip(jobs, histories, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,7 @@ class History:
         if changed and not checkpoint.steps(job.directory / "checkpoints"):
             return fresh
         if changed:
-            raise ValueError(
-                f"resume: this configuration does not give the weights that {job.directory} holds. Changed: "
-                f"{'; '.join(changed[:4])}. init_from={job.directory} trains on from it"
-            )
+            raise another_configuration(job.directory, changed)
         return replace(known, generations=[known._found(job, Path(d)) for d in known.generations])
 
     def _found(self, job: Job, directory: Path) -> str:
@@ -208,8 +206,7 @@ def _first_generation(job: Job, history: History, screen: Screen) -> Path:
     """With the weights that the run starts from."""
     player = player_of(job, history.precision)
     dataset, network = player.dataset, player.network
-    body, _ = first_network(job, dataset, dataset.spec())
-    origin = find_origin(job, body, dataset.spec(), run.pretrained_by(job, screen))
+    origin = find_origin(job, player.body, dataset.spec(), run.pretrained_by(job, screen))
     try:
         answers = answers_of(dataset.task, dataset.spec())
         load_origin(network.state_dict(), network.own_of_head(), origin, answers, init_rules(job.config))

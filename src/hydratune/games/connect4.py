@@ -78,9 +78,6 @@ class Connect4(Game):
         planes = bits(np.stack(words, 1).reshape(-1), CELLS)
         return planes.reshape(len(states), *self.planes)
 
-    def stones(self, states: States) -> NDArray[np.int64]:
-        return bits(states[:, 0] | states[:, 1], CELLS).sum(1, dtype=np.int64)
-
     def from_stones(self, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> States:
         return np.stack([words_of(own, CELLS), words_of(other, CELLS)], 1)
 

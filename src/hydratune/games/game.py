@@ -53,9 +53,9 @@ class Game(ABC):
     def inputs(self, states: States) -> NDArray[np.uint8]:
         """[B, C, H, W] of 0 and 1; the first two planes are the own stones and the other's."""
 
-    @abstractmethod
     def stones(self, states: States) -> NDArray[np.int64]:
         """[B] stones on the board: how far a game is."""
+        return self.inputs(states)[:, :2].sum((1, 2, 3), dtype=np.int64)
 
     @abstractmethod
     def from_stones(self, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> States:
@@ -99,6 +99,10 @@ class Game(ABC):
     @abstractmethod
     def action_name(self, action: int) -> str:
         """As players call it, and type it."""
+
+    @property
+    def action_names(self) -> list[str]:
+        return [self.action_name(action) for action in range(self.num_actions)]
 
     def picture(self, state: States, own: str = "x", other: str = "o") -> str:
         """The board [words] as text, the first row at the top."""

@@ -68,9 +68,6 @@ class Othello(Game):
         words = np.concatenate([states, self._moves(states[:, 0], states[:, 1])[:, None]], 1)
         return bits(words.reshape(-1), self._cells).reshape(len(states), *self.planes)
 
-    def stones(self, states: States) -> NDArray[np.int64]:
-        return bits(states[:, 0] | states[:, 1], self._cells).sum(1, dtype=np.int64)
-
     def from_stones(self, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> States:
         return np.stack([words_of(own, self._cells), words_of(other, self._cells)], 1)
 

@@ -36,9 +36,6 @@ class TicTacToe(Game):
     def inputs(self, states: States) -> NDArray[np.uint8]:
         return bits(states.reshape(-1), CELLS).reshape(len(states), *self.planes)
 
-    def stones(self, states: States) -> NDArray[np.int64]:
-        return self.inputs(states).sum((1, 2, 3), dtype=np.int64)
-
     def from_stones(self, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> States:
         return np.stack([words_of(own, CELLS), words_of(other, CELLS)], 1)
 

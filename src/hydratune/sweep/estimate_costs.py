@@ -22,7 +22,7 @@ def estimate_costs(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
     A clock says how long it will take; what is decided by it would be decided otherwise the next time, so plans are
     made of operations. One that cannot run has `error` alone.
     """
-    asked = {learning(job, Screen(quiet=True)): job for job in jobs}
+    asked = dict(zip(learning(jobs, Screen(quiet=True)), jobs, strict=True))
     found = _estimated(list(asked))
     return {asked[job]: cost for job, cost in found.items()}
 
@@ -53,7 +53,7 @@ def _estimated(jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
 
 def autotuned(job: Job) -> str:
     """The precision and layout that the job would choose by itself."""
-    group, _, ready, failed = gather([learning(job, Screen(quiet=True))])
+    group, _, ready, failed = gather(learning([job], Screen(quiet=True)))
     if failed:
         raise failed[0][1]
     return str(group.numerics(ready[0], ready[0].network)[0].precision)

@@ -84,8 +84,11 @@ class PolicyValue(Task):
         planes = stream.seen(ids)
         logits, value = forward(planes)
         shares = legal_logits(logits, stream.known(ids).moves).softmax(1).cpu()
-        names = [stream.game.action_name(a) for a in range(stream.game.num_actions)]
-        return {"opinion": boards.drawn(planes.cpu(), shares, value.float().softmax(1).cpu() @ OUTCOMES, names)}
+        return {
+            "opinion": boards.drawn(
+                planes.cpu(), shares, value.float().softmax(1).cpu() @ OUTCOMES, stream.game.action_names
+            )
+        }
 
 
 Outputs = tuple[Tensor, Tensor]  # logits of moves [B, A], of loss, draw and win [B, 3]

@@ -53,8 +53,7 @@ class BoardDataset(Dataset):
     def split(self, name: str) -> Positions: ...
 
     def spec(self) -> BoardSpec:
-        moves = tuple(self.game.action_name(a) for a in range(self.game.num_actions))
-        return BoardSpec(self.game.name, self.game.planes, moves)
+        return BoardSpec(self.game.name, self.game.planes, tuple(self.game.action_names))
 
     def supplied(self) -> Mapping[str, Any]:
         return {"input_shape": self.game.planes}
@@ -137,6 +136,5 @@ class BoardStream(Stream):
 
     def shown(self, ids: Sequence[int], captions: Sequence[str]) -> Tensor:
         at = torch.tensor(ids, device=self.device)
-        names = [self.game.action_name(a) for a in range(self.game.num_actions)]
         policy, value = self._targets.policy[at].cpu(), self._targets.value[at].cpu() @ OUTCOMES
-        return boards.drawn(self._inputs[at].cpu(), policy, value, names, captions)
+        return boards.drawn(self._inputs[at].cpu(), policy, value, self.game.action_names, captions)
