@@ -38,7 +38,7 @@ MADE = "generations.json"  # in a run directory: those that it has learned from,
 
 def run_job(job: Job, screen: Screen | None = None) -> Result:
     """Train as the job says in its directory; goes on where that already holds a checkpoint and resume=auto."""
-    return run.alone(job, screen, run_jobs)
+    return run.alone(job, screen, run_jobs) if job.config.selfplay else run.run_job(job, screen)
 
 
 def run_jobs(jobs: Sequence[Job], screen: Screen, screen_for: Callable[[Job], Screen]) -> Iterator[tuple[Job, Outcome]]:
